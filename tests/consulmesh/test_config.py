@@ -1,0 +1,109 @@
+"""The environment becomes a configuration, or an error that names the variable."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from consulmesh.config import ConfigError, MeshConfig
+
+
+def test_an_empty_environment_gives_the_defaults() -> None:
+    """Without variables a process talks to the local agent and listens on any loopback port."""
+    config = MeshConfig.from_env({}, version="1.2.3")
+
+    assert config == MeshConfig(version="1.2.3")
+    assert config.advertised == "127.0.0.1"
+
+
+def test_every_variable_is_read() -> None:
+    """Each documented variable ends in its field."""
+    config = MeshConfig.from_env(
+        {
+            "CONSUL_HTTP_ADDR": "consul.example:8501",
+            "CONSUL_HTTP_SSL": "true",
+            "CONSUL_HTTP_TOKEN": "secret",
+            "MESH_VERSION": "9.9.9",
+            "MESH_INSTANCE_ID": "booking-7",
+            "MESH_STATE_DIR": "/var/lib/mesh",
+            "MESH_HOST": "0.0.0.0",  # noqa: S104 - nothing is bound
+            "MESH_PORT": "5001",
+            "MESH_ADVERTISE_HOST": "10.0.0.7",
+            "MESH_METRICS_PORT": "off",
+            "MESH_CHECK_INTERVAL": "500ms",
+            "MESH_DRAIN_GRACE": "1.5",
+            "MESH_WEIGHT": "10",
+            "MESH_LOG_LEVEL": "DEBUG",
+        },
+        version="1.2.3",
+    )
+
+    assert config == MeshConfig(
+        consul_url="https://consul.example:8501",
+        consul_token="secret",
+        version="9.9.9",
+        instance_id="booking-7",
+        state_dir=Path("/var/lib/mesh"),
+        host="0.0.0.0",  # noqa: S104 - nothing is bound
+        port=5001,
+        advertise_host="10.0.0.7",
+        metrics_port=None,
+        check_interval=timedelta(milliseconds=500),
+        drain_grace=timedelta(seconds=1.5),
+        weight=10,
+        log_level="debug",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("127.0.0.1:8500", "http://127.0.0.1:8500"),
+        ("consul", "http://consul:8500"),
+        ("http://consul:80/", "http://consul:80"),
+        ("https://consul", "https://consul:443"),
+        ("[::1]:8500", "http://[::1]:8500"),
+    ],
+)
+def test_consul_is_an_address_or_a_url(text: str, url: str) -> None:
+    """CONSUL_HTTP_ADDR is accepted in both of its usual forms."""
+    config = MeshConfig.from_env({"CONSUL_HTTP_ADDR": text}, version="1")
+
+    assert config.consul_url == url
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("CONSUL_HTTP_ADDR", "unix:///run/consul.sock"),
+        ("CONSUL_HTTP_ADDR", "127.0.0.1:http"),
+        ("CONSUL_HTTP_ADDR", "http://consul/prefix"),
+        ("CONSUL_HTTP_SSL", "maybe"),
+        ("MESH_INSTANCE_ID", "../booking"),
+        ("MESH_HOST", "no such host"),
+        ("MESH_PORT", "65536"),
+        ("MESH_PORT", "-1"),
+        ("MESH_METRICS_PORT", "on"),
+        ("MESH_CHECK_INTERVAL", "1 fortnight"),
+        ("MESH_CHECK_INTERVAL", "0s"),
+        ("MESH_WEIGHT", "0"),
+        ("MESH_LOG_LEVEL", "loud"),
+    ],
+)
+def test_a_bad_value_names_its_variable(name: str, value: str) -> None:
+    """What cannot be used is refused at start, by name."""
+    with pytest.raises(ConfigError, match=name):
+        MeshConfig.from_env({name: value}, version="1")
+
+
+def test_a_wildcard_must_be_told_what_to_advertise() -> None:
+    """Nobody can call 0.0.0.0."""
+    with pytest.raises(ConfigError, match="MESH_ADVERTISE_HOST"):
+        MeshConfig.from_env({"MESH_HOST": "0.0.0.0"}, version="1")  # noqa: S104 - nothing is bound
+
+
+def test_the_token_is_not_shown() -> None:
+    """A configuration may be logged."""
+    config = MeshConfig(version="1", consul_token="secret")
+
+    assert "secret" not in repr(config)
