@@ -1,0 +1,1 @@
+"""xDS for gRPC core, made from Consul: resources (pure), the ADS servicer, the bootstrap."""

@@ -1,0 +1,62 @@
+"""The xDS bootstrap: how gRPC core finds its ADS server (gRFC A27).
+
+gRPC core reads it from the environment of the process when the first xds channel resolves, and
+keeps it while any is open: one per process. A file that the user names in GRPC_XDS_BOOTSTRAP wins.
+"""
+
+import json
+import os
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+FILE_VARIABLE: Final = "GRPC_XDS_BOOTSTRAP"
+INLINE_VARIABLE: Final = "GRPC_XDS_BOOTSTRAP_CONFIG"
+_CHANNEL_ARGUMENT: Final = "grpc.TEST_ONLY_DO_NOT_USE_IN_PROD.xds_bootstrap_config"
+
+
+def bootstrap(server_uri: str, *, node: str) -> str:
+    """Return the bootstrap (JSON) of a client with an id that takes its resources from a server.
+
+    A resource that the server leaves out is not taken for deleted.
+    """
+    server = {
+        "server_uri": server_uri,
+        "channel_creds": [{"type": "insecure"}],
+        "server_features": ["xds_v3", "ignore_resource_deletion"],
+    }
+    return json.dumps({"xds_servers": [server], "node": {"id": node}})
+
+
+def channel_options(config: str) -> tuple[tuple[str, str], ...]:
+    """Return the options that give one channel its own bootstrap. For tests only."""
+    return ((_CHANNEL_ARGUMENT, config),)
+
+
+@contextmanager
+def installed(config: str, environ: MutableMapping[str, str] = os.environ) -> Iterator[None]:
+    """Give all channels of the process a bootstrap, for the block; the user's own file wins.
+
+    The environment is gRPC core's only way in. It is restored, so that nothing is left behind.
+    """
+    before = environ.get(INLINE_VARIABLE)
+    environ[INLINE_VARIABLE] = config
+    try:
+        yield
+    finally:
+        if before is None:
+            environ.pop(INLINE_VARIABLE, None)
+        else:
+            environ[INLINE_VARIABLE] = before
+
+
+def write(config: str, path: Path) -> None:
+    """Write a bootstrap file for other clients, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        draft.write_text(config + "\n", encoding="utf-8")
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)

@@ -1,0 +1,174 @@
+"""What calls experience: real gRPC core, fed by our ADS server."""
+
+import asyncio
+import time
+from collections import Counter
+from datetime import timedelta
+from typing import Any
+
+import grpc
+import pytest
+
+from tests.consulmesh.xds_world import (
+    SERVICE,
+    call,
+    echoing,
+    instance,
+    until,
+    upstream,
+    world,
+)
+
+META = {"grpc-service": SERVICE, "retryable-methods": "Get,List"}
+
+
+async def unavailable_twice(context: Any, attempt: int) -> None:
+    """Fail the first two calls."""
+    if attempt <= 2:
+        await context.abort(grpc.StatusCode.UNAVAILABLE, f"attempt {attempt}")
+
+
+async def test_calls_go_round_the_instances() -> None:
+    """Two instances of the same weight get half of the calls each."""
+    async with world() as mesh, echoing() as one, echoing() as two, mesh.channel() as channel:
+        mesh.catalog.show(upstream([instance(one.port), instance(two.port)]))
+        await until_both(channel, one, two)
+        answers = Counter([await call(channel) for _ in range(100)])
+
+    assert answers == {str(one.port): 50, str(two.port): 50}
+
+
+async def until_both(channel: grpc.aio.Channel, *echoes: Any) -> None:
+    """Call until each server was reached, so that all connections stand."""
+    ports = {str(echo.port) for echo in echoes}
+    seen: set[str] = set()
+    async with asyncio.timeout(5):
+        while seen != ports:
+            seen.add(await call(channel))
+
+
+async def test_weights_share_the_calls() -> None:
+    """An instance of three times the weight gets about three times the calls."""
+    async with world() as mesh, echoing() as one, echoing() as two, mesh.channel() as channel:
+        mesh.catalog.show(upstream([instance(one.port, weight=3), instance(two.port)]))
+        await until_both(channel, one, two)
+        answers = Counter([await call(channel) for _ in range(400)])
+
+    assert 240 <= answers[str(one.port)] <= 360
+
+
+async def test_instances_come_and_go_without_a_failed_call() -> None:
+    """While instances are added and removed under load, every call is answered."""
+    failures: list[grpc.aio.AioRpcError] = []
+    async with world() as mesh, echoing() as one, echoing() as two, mesh.channel() as channel:
+        mesh.catalog.show(upstream([instance(one.port)]))
+        stop = asyncio.Event()
+
+        async def load() -> int:
+            answered = 0
+            while not stop.is_set():
+                try:
+                    answered += bool(await call(channel))
+                except grpc.aio.AioRpcError as error:
+                    failures.append(error)
+            return answered
+
+        async with asyncio.TaskGroup() as tasks:
+            workers = [tasks.create_task(load()) for _ in range(4)]
+            for turn in range(20):
+                both = [instance(one.port), instance(two.port)]
+                mesh.catalog.show(upstream(both if turn % 2 else both[turn // 2 % 2 :][:1]))
+                await asyncio.sleep(0.02)
+            stop.set()
+
+    assert failures == []
+    assert sum(worker.result() for worker in workers) > 100
+    assert one.calls
+    assert two.calls
+
+
+async def test_listed_methods_are_tried_three_times() -> None:
+    """A retryable method that fails twice with UNAVAILABLE succeeds at the third attempt."""
+    async with world() as mesh, echoing(unavailable_twice) as echo, mesh.channel() as channel:
+        mesh.catalog.show(upstream([instance(echo.port)], ServiceMeta=META))
+        answer = await call(channel, "List")
+
+    assert answer == str(echo.port)
+    assert echo.calls == ["List"] * 3
+
+
+@pytest.mark.parametrize(
+    ("method", "metadata"),
+    [("Create", None), ("Getter", None), ("Get", (("mesh-no-retry", "1"),))],
+    ids=["unlisted", "longer name", "no budget"],
+)
+async def test_other_calls_are_tried_once(method: str, metadata: Any) -> None:
+    """Methods that are not listed, and calls that carry the no-retry header, have one attempt."""
+    async with world() as mesh, echoing(unavailable_twice) as echo, mesh.channel() as channel:
+        mesh.catalog.show(upstream([instance(echo.port)], ServiceMeta=META))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(channel, method, metadata=metadata)
+
+    assert caught.value.details() == "attempt 1"
+    assert echo.calls == [method]
+
+
+async def test_an_empty_service_fails_fast_and_recovers() -> None:
+    """Calls to a service without instances are UNAVAILABLE at once, and work when one comes."""
+    async with world() as mesh, echoing() as echo, mesh.channel() as channel:
+        mesh.catalog.show(upstream())
+        with pytest.raises(grpc.aio.AioRpcError):
+            await call(channel)
+        begin = time.perf_counter()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(channel)
+        took = time.perf_counter() - begin
+        mesh.catalog.show(upstream([instance(echo.port)]))
+        answer = await call(channel, wait_for_ready=True)
+
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert took < 0.05
+    assert answer == str(echo.port)
+
+
+async def test_an_unknown_upstream_fails_after_patience_and_recovers() -> None:
+    """While Consul told nothing of an upstream, calls fail after a bounded wait, not a deadline."""
+    async with (
+        world(patience=timedelta(milliseconds=50)) as mesh,
+        echoing() as echo,
+        mesh.channel() as channel,
+    ):
+        begin = time.perf_counter()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(channel)
+        took = time.perf_counter() - begin
+        mesh.catalog.show(upstream([instance(echo.port)]))
+        answer = await call(channel, wait_for_ready=True)
+
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert took < 1
+    assert answer == str(echo.port)
+
+
+async def test_known_instances_outlive_the_ads_server() -> None:
+    """When the ADS server dies, open channels go on with what they know."""
+    async with world() as mesh, echoing() as echo, mesh.channel() as channel:
+        mesh.catalog.show(upstream([instance(echo.port)]))
+        await call(channel)
+        await mesh.server.stop(None)
+        answers = {await call(channel) for _ in range(20)}
+
+    assert answers == {str(echo.port)}
+
+
+async def test_the_last_subscriber_takes_the_watch_along() -> None:
+    """When the last channel of an upstream is closed, its subscription ends."""
+    async with world() as mesh, echoing() as echo:
+        mesh.catalog.show(upstream([instance(echo.port)]))
+        async with mesh.channel() as channel:
+            await call(channel)
+            during = set(mesh.catalog.subscribers)
+        await until(lambda: not mesh.catalog.subscribers)
+
+    assert during == {"echo"}
+    assert mesh.servicer.states() == ()
