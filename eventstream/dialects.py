@@ -1,0 +1,15 @@
+"""Inserts that say what happens when the row is there already, on either database."""
+
+from typing import TypeAlias
+
+from sqlalchemy import Connection, Table
+from sqlalchemy.dialects import postgresql, sqlite
+
+Insert: TypeAlias = sqlite.Insert | postgresql.Insert
+
+
+def insert_into(connection: Connection, table: Table) -> Insert:
+    """Return an insert with `on_conflict_do_nothing` and `on_conflict_do_update`."""
+    if connection.dialect.name == "postgresql":
+        return postgresql.insert(table)
+    return sqlite.insert(table)

@@ -1,0 +1,239 @@
+import asyncio
+import sqlite3
+import threading
+from functools import partial
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection, func, select
+from sqlalchemy.exc import IntegrityError
+
+from eventstream import Database, DatabaseBusyError, DatabaseClosedError, StorageUnavailableError
+from tests.eventstream.conftest import METADATA, THINGS, put
+
+
+def names(connection: Connection) -> list[str]:
+    """Return the names of all things."""
+    return list(connection.scalars(select(THINGS.c.name).order_by(THINGS.c.name)))
+
+
+class Gate:
+    """A unit that holds the writer until it is opened, so that a group forms behind it."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self.open = threading.Event()
+
+    def __call__(self, _connection: Connection) -> None:
+        """Wait."""
+        self.entered.set()
+        assert self.open.wait(10)
+
+
+async def test_a_unit_is_durable_and_seen_by_reads_when_write_returns(db: Database) -> None:
+    """What a unit wrote is there for the next read, and its result is returned."""
+    seq = await db.write(lambda c: put(c, "a"))
+
+    assert seq == 1
+    assert await db.read(names) == ["a"]
+
+
+async def test_a_failing_unit_undoes_only_itself(db: Database) -> None:
+    """Of a group, the unit that raises is rolled back and told; the others commit."""
+    gate = Gate()
+    held = asyncio.create_task(db.write(gate))
+    await asyncio.to_thread(gate.entered.wait, 10)
+
+    def fails(connection: Connection) -> None:
+        put(connection, "half")
+        raise LookupError("no such fare")
+
+    group = [
+        asyncio.create_task(db.write(lambda c: put(c, "a"))),
+        asyncio.create_task(db.write(fails)),
+        asyncio.create_task(db.write(lambda c: put(c, "a"))),
+        asyncio.create_task(db.write(lambda c: put(c, "b"))),
+    ]
+    await asyncio.sleep(0)
+    gate.open.set()
+    outcomes = await asyncio.gather(*group, return_exceptions=True)
+    await held
+
+    assert outcomes[0] == 1
+    assert isinstance(outcomes[1], LookupError)
+    assert isinstance(outcomes[2], IntegrityError)
+    assert outcomes[3] == 2
+    assert await db.read(names) == ["a", "b"]
+
+
+async def test_a_group_whose_commit_fails_fails_every_unit_of_it(db: Database) -> None:
+    """A deferred constraint that breaks at the commit is told to all units, and nothing is left."""
+
+    def deferred(connection: Connection) -> None:
+        connection.exec_driver_sql("CREATE TABLE parent (id INTEGER PRIMARY KEY)")
+        connection.exec_driver_sql(
+            "CREATE TABLE child (id INTEGER REFERENCES parent DEFERRABLE INITIALLY DEFERRED)"
+        )
+
+    await db.write(deferred)
+    gate = Gate()
+    held = asyncio.create_task(db.write(gate))
+    await asyncio.to_thread(gate.entered.wait, 10)
+    group = [
+        asyncio.create_task(db.write(lambda c: put(c, "a"))),
+        asyncio.create_task(
+            db.write(lambda c: c.exec_driver_sql("INSERT INTO child VALUES (7)").rowcount)
+        ),
+    ]
+    await asyncio.sleep(0)
+    gate.open.set()
+    outcomes = await asyncio.gather(held, *group, return_exceptions=True)
+    after = await db.write(lambda c: put(c, "b"))
+
+    assert [type(outcome) for outcome in outcomes] == [IntegrityError] * 3
+    assert after == 1
+    assert await db.read(names) == ["b"]
+
+
+async def test_a_cancelled_caller_does_not_undo_its_unit(db: Database) -> None:
+    """A unit whose caller went away runs and commits all the same."""
+    gate = Gate()
+    held = asyncio.create_task(db.write(gate))
+    await asyncio.to_thread(gate.entered.wait, 10)
+    gone = asyncio.create_task(db.write(lambda c: put(c, "a")))
+    await asyncio.sleep(0)
+    gone.cancel()
+    gate.open.set()
+    await held
+    await db.write(lambda c: put(c, "b"))
+
+    assert gone.cancelled()
+    assert await db.read(names) == ["a", "b"]
+
+
+async def test_closing_finishes_what_is_queued(url: str) -> None:
+    """Units that were accepted before the close are committed by it; later ones are refused."""
+    async with Database.open(url) as db:
+        await db.write(METADATA.create_all)
+        queued = [asyncio.create_task(db.write(partial(put, name=str(n)))) for n in range(100)]
+        await asyncio.sleep(0)
+        await db.aclose()
+        await db.aclose()
+        with pytest.raises(DatabaseClosedError):
+            await db.write(names)
+    numbers = await asyncio.gather(*queued)
+    async with Database.open(url) as again:
+        count = await again.read(lambda c: c.scalar(select(func.count()).select_from(THINGS)))
+
+    assert numbers == list(range(1, 101))
+    assert count == 100
+
+
+async def test_a_read_is_one_snapshot(db: Database) -> None:
+    """A query that reads twice sees the same although a commit happened in between."""
+    await db.write(lambda c: put(c, "a"))
+    between, committed = threading.Event(), threading.Event()
+
+    def twice(connection: Connection) -> tuple[list[str], list[str]]:
+        before = names(connection)
+        between.set()
+        assert committed.wait(10)
+        return before, names(connection)
+
+    reading = asyncio.create_task(db.read(twice))
+    await asyncio.to_thread(between.wait, 10)
+    await db.write(lambda c: put(c, "b"))
+    committed.set()
+    before, after = await reading
+
+    assert before == after == ["a"]
+
+
+async def test_reads_cannot_write(db: Database) -> None:
+    """A query that changes something is refused."""
+    with pytest.raises(StorageUnavailableError):
+        await db.read(lambda c: put(c, "a"))
+
+    assert await db.read(names) == []
+
+
+async def test_commits_are_full_and_foreign_keys_hold(db: Database) -> None:
+    """The pragmas that durability and integrity hang on are set on the writer's connection."""
+
+    def pragmas(connection: Connection) -> list[object]:
+        wanted = ("journal_mode", "synchronous", "foreign_keys")
+        return [connection.exec_driver_sql(f"PRAGMA {name}").scalar_one() for name in wanted]
+
+    assert await db.write(pragmas) == ["wal", 2, 1]
+
+
+async def test_a_waiter_is_woken_by_a_commit_of_this_process(db: Database) -> None:
+    """`changed` returns once a unit has committed, with a version that is beyond the one seen."""
+    seen = db.version
+    waiting = asyncio.create_task(db.changed(seen))
+    await asyncio.sleep(0)
+    await db.write(lambda c: put(c, "a"))
+
+    assert await waiting > seen
+
+
+async def test_waiting_ends_when_the_database_closes(url: str) -> None:
+    """A reader that waits for changes is told that there will be none."""
+    async with Database.open(url) as db:
+        waiting = asyncio.create_task(db.changed(db.version))
+        await asyncio.sleep(0)
+    outcome = (await asyncio.gather(waiting, return_exceptions=True))[0]
+
+    assert isinstance(outcome, DatabaseClosedError)
+
+
+async def test_a_database_locked_for_too_long_is_unavailable(
+    db: Database, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A unit that can't begin fails as unavailable, the loop runs meanwhile, and the next works."""
+    monkeypatch.setattr("eventstream.writer._PATIENCE", 0.1)
+    other = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StorageUnavailableError):
+        await db.write(lambda c: put(c, "a"))
+    other.execute("ROLLBACK")
+    other.close()
+
+    assert await db.write(lambda c: put(c, "b")) == 1
+
+
+async def test_too_many_waiting_units_are_refused(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The queue to the writer is bounded; a unit beyond it is refused at once and never runs."""
+    monkeypatch.setattr("eventstream.database._WAITING_LIMIT", 2)
+    gate = Gate()
+    held = asyncio.create_task(db.write(gate))
+    queued = asyncio.create_task(db.write(lambda c: put(c, "a")))
+    await asyncio.sleep(0)
+    with pytest.raises(DatabaseBusyError):
+        await db.write(lambda c: put(c, "b"))
+    gate.open.set()
+    await asyncio.gather(held, queued)
+
+    assert await db.read(names) == ["a"]
+
+
+async def test_a_full_disk_is_unavailable_and_leaves_nothing_half(db: Database) -> None:
+    """A unit that does not fit is unavailable, reads go on, and smaller units work again."""
+    await db.write(lambda c: put(c, "a"))
+    pages = await db.write(lambda c: c.exec_driver_sql("PRAGMA page_count").scalar_one())
+    await db.write(lambda c: c.exec_driver_sql(f"PRAGMA max_page_count = {pages}").scalar_one())
+    with pytest.raises(StorageUnavailableError):
+        await db.write(lambda c: [put(c, f"{n:0500}") for n in range(200)])
+
+    assert await db.read(names) == ["a"]
+    assert await db.write(lambda c: put(c, "b")) == 2
+
+
+async def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
+    """Opening rubbish says so instead of serving it."""
+    (tmp_path / "x.db").write_bytes(b"not a database" * 1000)
+    with pytest.raises(StorageUnavailableError):
+        async with Database.open(f"sqlite:///{tmp_path}/x.db"):
+            pass
