@@ -1,0 +1,24 @@
+"""The timetable: real flights of 2013 on today's calendar, with derived returns.
+
+replay = Replay(Airports.load())
+with shipped() as lines:
+    for day, flights in replay.days(Source(lines), window(today, 30)): ...
+replay.report
+"""
+
+from schedule.timetable.airports import Airport, Airports
+from schedule.timetable.calendar import source_day, window
+from schedule.timetable.replay import Replay, Report
+from schedule.timetable.source import MalformedTimetableError, Source, shipped
+
+__all__ = [
+    "Airport",
+    "Airports",
+    "MalformedTimetableError",
+    "Replay",
+    "Report",
+    "Source",
+    "shipped",
+    "source_day",
+    "window",
+]
