@@ -1,0 +1,70 @@
+"""A small gRPC service of all four kinds of RPC, as generated code would add it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+from google.protobuf.wrappers_pb2 import StringValue
+from grpc import aio
+
+SERVICE = "test.v1.EchoService"
+
+Context = aio.ServicerContext[Any, Any]
+
+
+def text(value: str) -> StringValue:
+    """A message."""
+    return StringValue(value=value)
+
+
+def add_echo(**handlers: Callable[[Any, Any], Any]) -> Callable[[aio.Server], None]:
+    """Adds the service with these handlers: unary, collect, spread, chat (see `EchoStub`)."""
+    makers = {
+        "unary": ("Unary", grpc.unary_unary_rpc_method_handler),
+        "collect": ("Collect", grpc.stream_unary_rpc_method_handler),
+        "spread": ("Spread", grpc.unary_stream_rpc_method_handler),
+        "chat": ("Chat", grpc.stream_stream_rpc_method_handler),
+    }
+    methods: dict[str, Any] = {}
+    for name, handler in handlers.items():
+        method, make = makers[name]
+        methods[method] = make(
+            handler,
+            request_deserializer=StringValue.FromString,
+            response_serializer=StringValue.SerializeToString,
+        )
+
+    def add(server: aio.Server) -> None:
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
+        server.add_registered_method_handlers(SERVICE, methods)
+
+    return add
+
+
+class EchoStub:
+    """The client of the service."""
+
+    def __init__(self, channel: aio.Channel) -> None:
+        kinds = {
+            "Unary": channel.unary_unary,
+            "Collect": channel.stream_unary,
+            "Spread": channel.unary_stream,
+            "Chat": channel.stream_stream,
+            "Missing": channel.unary_unary,
+        }
+        made: dict[str, Any] = {
+            method: make(
+                f"/{SERVICE}/{method}",
+                request_serializer=StringValue.SerializeToString,
+                response_deserializer=StringValue.FromString,
+                _registered_method=True,
+            )
+            for method, make in kinds.items()
+        }
+        self.Unary = made["Unary"]
+        self.Collect = made["Collect"]
+        self.Spread = made["Spread"]
+        self.Chat = made["Chat"]
+        self.Missing = made["Missing"]
