@@ -1,7 +1,16 @@
 """A proxyless gRPC service mesh on Consul: discovery, health and policy inside gRPC's own core."""
 
-from consulmesh.catalog import Upstream
+from consulmesh.catalog import Catalog, Upstream
 from consulmesh.config import ConfigError, MeshConfig
 from consulmesh.instances import Instance
+from consulmesh.registration import Check, Registration
 
-__all__ = ["ConfigError", "Instance", "MeshConfig", "Upstream"]
+__all__ = [
+    "Catalog",
+    "Check",
+    "ConfigError",
+    "Instance",
+    "MeshConfig",
+    "Registration",
+    "Upstream",
+]

@@ -1,0 +1,191 @@
+"""Access to Consul's HTTP API: typed queries and answers over one aiohttp session.
+
+py-consul registers and administers (`administration`); what blocks is asked here, because
+py-consul can block neither on discovery chains nor on config entries.
+Source: https://developer.hashicorp.com/consul/api-docs/features/blocking
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from http import HTTPStatus
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote, urlsplit
+
+import aiohttp
+from consul.std import Consul
+from yarl import URL
+
+ANSWER_TIMEOUT = timedelta(seconds=10)
+CONNECT_TIMEOUT = timedelta(seconds=3)
+NO_WAIT = timedelta(0)
+
+
+class ConsulError(Exception):
+    """Consul could not be asked; what was known before is still the best there is.
+
+    `status` is that of its error answer, None where no complete answer came at all.
+    """
+
+    def __init__(self, text: str, status: int | None = None) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """A read that can block until its answer changes."""
+
+    path: str
+    params: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        return "&".join([self.path, *(f"{name}={value}" for name, value in self.params)])
+
+    @classmethod
+    def health(cls, service: str, **params: str) -> Self:
+        """All instances of a service with their checks; `params` are filter, passing, dc, peer."""
+        return cls(path=f"/v1/health/service/{_segment(service)}", params=tuple(params.items()))
+
+    @classmethod
+    def discovery_chain(cls, service: str) -> Self:
+        """The compiled chain of a service; there is one for unknown services too."""
+        return cls(path=f"/v1/discovery-chain/{_segment(service)}")
+
+    @classmethod
+    def config_entry(cls, kind: str, name: str) -> Self:
+        """One config entry; its absence is an answer too (data None)."""
+        return cls(path=f"/v1/config/{_segment(kind)}/{_segment(name)}")
+
+    @classmethod
+    def agent_service(cls, instance_id: str) -> Self:
+        """The registration of one instance at this agent; blocks on its hash, not on an index."""
+        return cls(path=f"/v1/agent/service/{_segment(instance_id)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What Consul said; `data` is None where it said 404. `index` is 0 where it sent none."""
+
+    data: Any
+    index: int = 0
+    content_hash: str = ""
+
+
+class Administration:
+    """Opens a py-consul client that takes its address and token from us alone.
+
+    py-consul lets CONSUL_HTTP_TOKEN override an explicit token, and requests lets proxy variables
+    and .netrc change where a request goes. Neither may happen behind a configuration. The
+    client's calls block: from a coroutine, make them in a thread.
+    """
+
+    def __init__(self, url: str, token: str | None, timeout: timedelta) -> None:
+        self._address = urlsplit(url)
+        self._token = token
+        self._timeout = timeout
+        self._client: Consul | None = None
+
+    def __enter__(self) -> Consul:
+        host = str(self._address.hostname)
+        self._client = Consul(
+            f"[{host}]" if ":" in host else host,
+            self._address.port,
+            scheme=self._address.scheme,
+            connections_timeout=self._timeout.total_seconds(),
+        )
+        self._client.token = self._token
+        self._client.http.session.trust_env = False
+        return self._client
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._client is not None:
+            self._client.http.session.close()  # py-consul's own close() leaves its sockets open
+
+
+class ConsulApi:
+    """One process's session with its Consul agent; used as an async context manager.
+
+    Every method raises ConsulError, and nothing else, for what can go wrong at the other end.
+    """
+
+    def __init__(self, url: str, token: str | None = None) -> None:
+        self.url = url
+        self._headers = {"X-Consul-Token": token} if token else {}
+        self._token = token
+        self._session: aiohttp.ClientSession | None = None
+
+    def __repr__(self) -> str:
+        return f"ConsulApi({self.url!r})"
+
+    async def __aenter__(self) -> Self:
+        # limit=0: every blocking query holds a connection, the default of 100 would starve others.
+        # force_close: aiohttp silently repeats a GET on a kept connection that turns out dead, and
+        # an index from before an agent's restart would block there until its wait is over.
+        connector = aiohttp.TCPConnector(limit=0, force_close=True)
+        self._session = aiohttp.ClientSession(connector=connector, headers=self._headers)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the session; may be called twice."""
+        if self._session is not None:
+            await self._session.close()
+
+    def administration(self, timeout: timedelta) -> Administration:
+        """Return a py-consul client with the same address and token."""
+        return Administration(self.url, self._token, timeout)
+
+    async def ask(
+        self, query: Query, *, index: int = 0, content_hash: str = "", wait: timedelta = NO_WAIT
+    ) -> Answer:
+        """Ask once; with an index or a hash, block until the answer differs or `wait` is over."""
+        params = dict(query.params)
+        if not (index or content_hash):
+            return await self._get(query.path, params, ANSWER_TIMEOUT)
+        params |= {"hash": content_hash} if content_hash else {"index": str(index)}
+        params["wait"] = f"{wait // timedelta(milliseconds=1)}ms"
+        # Consul adds up to a sixteenth of the wait, so that not all queries return at once.
+        return await self._get(query.path, params, ANSWER_TIMEOUT + wait * 17 / 16)
+
+    async def _get(self, path: str, params: Mapping[str, str], limit: timedelta) -> Answer:
+        if self._session is None:
+            raise RuntimeError("ConsulApi is used outside its context")
+        timeout = aiohttp.ClientTimeout(
+            total=limit.total_seconds(), sock_connect=CONNECT_TIMEOUT.total_seconds()
+        )
+        url = URL(self.url + path, encoded=True).update_query(params)
+        try:
+            async with self._session.get(url, timeout=timeout, allow_redirects=False) as response:
+                return _answer(response.status, response.headers, await response.read())
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise ConsulError(f"{type(error).__name__}: {error}") from error
+
+
+def _segment(name: str) -> str:
+    """Quote a name so that it stays one segment of a path."""
+    return quote(name, safe="")
+
+
+def _answer(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
+    if status not in {HTTPStatus.OK, HTTPStatus.NOT_FOUND}:
+        raise ConsulError(f"{status} {body.decode(errors='replace').strip()[:200]}", status)
+    return Answer(
+        data=json.loads(body) if status == HTTPStatus.OK else None,
+        index=int(headers.get("X-Consul-Index", 0)),
+        content_hash=headers.get("X-Consul-ContentHash", ""),
+    )
