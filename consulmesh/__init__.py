@@ -3,6 +3,7 @@
 from consulmesh.catalog import Catalog, Upstream
 from consulmesh.config import ConfigError, MeshConfig
 from consulmesh.instances import Instance
+from consulmesh.mesh import Mesh, run
 from consulmesh.registration import Check, Registration
 
 __all__ = [
@@ -10,7 +11,9 @@ __all__ = [
     "Check",
     "ConfigError",
     "Instance",
+    "Mesh",
     "MeshConfig",
     "Registration",
     "Upstream",
+    "run",
 ]

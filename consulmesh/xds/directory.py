@@ -17,15 +17,14 @@ log = structlog.get_logger()
 class Catalog(Protocol):
     """Where upstreams are learnt."""
 
-    def subscribe(self, name: str, notify: Callable[[Upstream], None]) -> Callable[[], None]:
-        """Call `notify` with every view of the upstream, until the returned function is called."""
+    def subscribe(self, name: str, on_change: Callable[[Upstream], None]) -> Callable[[], None]:
+        """Call `on_change` with every view of it, until the returned function is called."""
 
 
 @dataclass(slots=True)
 class _Entry:
     unsubscribe: Callable[[], None]
     listeners: list[Listener] = field(default_factory=list)
-    upstream: Upstream | None = None
     resources: Resources | None = None
 
 
@@ -60,9 +59,14 @@ class Directory:
         entry = self._entries.get(name)
         return entry.resources if entry else None
 
-    def upstreams(self) -> Mapping[str, Upstream | None]:
-        """Return the watched upstreams as the catalog showed them last."""
-        return {name: entry.upstream for name, entry in self._entries.items()}
+    def timeout(self, name: str, method: str) -> float | None:
+        """Return the seconds that Consul allows a method of an upstream, if it says so."""
+        entry = self._entries.get(name)
+        return entry.resources.timeout(method) if entry and entry.resources else None
+
+    def snapshot(self) -> Mapping[str, Resources | None]:
+        """Return the resources of all watched upstreams; from any thread."""
+        return {name: entry.resources for name, entry in tuple(self._entries.items())}
 
     def _watch(self, name: str) -> _Entry:
         entry = _Entry(unsubscribe=lambda: None)
@@ -73,9 +77,11 @@ class Directory:
     def _changed(self, upstream: Upstream) -> None:
         entry = self._entries[upstream.name]
         before = entry.resources
-        entry.upstream, entry.resources = upstream, resources(upstream)
-        if before is None or before.warnings != entry.resources.warnings:
-            for warning in entry.resources.warnings:
+        entry.resources = after = resources(upstream)
+        if before is None or before.endpoint_count != after.endpoint_count:
+            log.info("endpoints", upstream=upstream.name, count=after.endpoint_count)
+        for warning in after.warnings:
+            if before is None or warning not in before.warnings:
                 log.warning("policy_without_effect", upstream=upstream.name, detail=warning)
         for listener in tuple(entry.listeners):
-            listener(upstream.name, entry.resources)
+            listener(upstream.name, after)

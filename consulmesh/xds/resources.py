@@ -45,6 +45,13 @@ class Resources:
     by_type: Mapping[ResourceType, Mapping[str, any_pb2.Any]]
     timeouts: tuple[RequestTimeout, ...]
     warnings: tuple[str, ...]
+    endpoint_count: int
+
+    def timeout(self, method: str) -> float | None:
+        """Return the seconds a method may take ("/package.Service/Method"), if anything says so."""
+        matching = (entry.timeout for entry in self.timeouts if entry.matches(method))
+        span = next(matching, None)
+        return span.total_seconds() if span else None
 
 
 def resources(upstream: Upstream) -> Resources:
@@ -58,17 +65,17 @@ def resources(upstream: Upstream) -> Resources:
     cluster = _cluster_name(upstream, target)
     table = routes.routes(routes.every_call(), routes.to_cluster(cluster), policy.retryable)
     instances = upstream.instances_by_target.get(target, ())
+    assignment = endpoints.assignment(cluster, target, instances, warn)
     _warn_of_caller(upstream, warn)
     return Resources(
         by_type={
             ResourceType.CLUSTER: {cluster: pack(endpoints.cluster(cluster))},
-            ResourceType.ENDPOINTS: {
-                cluster: pack(endpoints.assignment(cluster, target, instances, warn))
-            },
+            ResourceType.ENDPOINTS: {cluster: pack(assignment)},
             ResourceType.LISTENER: {upstream.name: pack(_listener(upstream.name, table))},
         },
         timeouts=(*policy.timeouts, *_timeout(node)),
         warnings=tuple(warnings),
+        endpoint_count=sum(len(locality.lb_endpoints) for locality in assignment.endpoints),
     )
 
 

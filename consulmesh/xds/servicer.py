@@ -28,6 +28,7 @@ class StreamState:
     upstreams: tuple[str, ...]
     accepted: Mapping[str, str]
     nacks: tuple[Nack, ...]
+    settled: bool
 
 
 class _Connection:
@@ -97,6 +98,7 @@ class AdsServicer(AggregatedDiscoveryServiceServicer):  # type: ignore[misc]  # 
                 upstreams=stream.upstreams,
                 accepted=stream.versions,
                 nacks=stream.nacks,
+                settled=stream.settled,
             )
             for stream in (connection.stream for connection in self._connections)
         )

@@ -71,6 +71,14 @@ class Stream:
         """The version the client accepted last, by the short name of the type."""
         return {type_.name: s.acked for type_, s in self._subscriptions.items()}
 
+    @property
+    def settled(self) -> bool:
+        """Whether the client has all there is for it and said so of each response."""
+        return all(
+            s.names == s.sent.keys() and s.version in {s.acked, s.nack and s.nack.version}
+            for s in self._subscriptions.values()
+        )
+
     def lacks(self, upstream: str) -> bool:
         """Say whether the client waits for a listener without having anything to go on with."""
         held = self._subscriptions[ResourceType.LISTENER].held

@@ -111,11 +111,11 @@ class HandCatalog:
         self.views: dict[str, Upstream] = {}
         self.subscribers: dict[str, Callable[[Upstream], None]] = {}
 
-    def subscribe(self, name: str, notify: Callable[[Upstream], None]) -> Callable[[], None]:
+    def subscribe(self, name: str, on_change: Callable[[Upstream], None]) -> Callable[[], None]:
         """Keep the subscriber; tell it what is known."""
-        self.subscribers[name] = notify
+        self.subscribers[name] = on_change
         if name in self.views:
-            notify(self.views[name])
+            on_change(self.views[name])
 
         def unsubscribe() -> None:
             del self.subscribers[name]
