@@ -43,9 +43,11 @@ class Mesh:
 
     Nothing here waits for Consul: calls fail as UNAVAILABLE until it said where an upstream is, and
     the registration is made up for when it returns. `draining` is set by the first SIGTERM or
-    SIGINT while serving, or when a background job fails.
+    SIGINT while serving, or when a background job fails. `address` is what others reach this
+    process at, once it serves or is announced.
 
-    All mutable state: the open channels, by upstream and whether they relay the user's token.
+    All mutable state: the address, and the open channels by upstream and whether they relay the
+    user's token.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Mesh:
         self.config = config
         self.ads = ads
         self.metrics_port = metrics_port
+        self.address = ""
         self.draining = asyncio.Event()
         self._slot = slot
         self._consul = consul
@@ -141,6 +144,7 @@ class Mesh:
         with drained_by_signals(self.draining):
             port = server.add_insecure_port(f"{_literal(self.config.host)}:{self.config.port}")
             await server.start()
+            self.address = self._reached_at(port)
             try:
                 if warm is None or await self._before_draining(warm()):
                     await self._serve_until_draining(server, port)
@@ -154,6 +158,7 @@ class Mesh:
 
         When the block is left, the instance is deregistered and its watchers had time to notice.
         """
+        self.address = self._reached_at(port)
         with drained_by_signals(self.draining):
             async with Announcement(self._consul, self._registration(port, check)):
                 yield
@@ -199,13 +204,12 @@ class Mesh:
     async def _serve_until_draining(self, server: MeshServer, port: int) -> None:
         await server.set_serving(serving=True)
         check = Check.grpc(server.proto_services[0], interval=self.config.check_interval)
-        async with Announcement(self._consul, self._registration(port, check)) as announcement:
-            registration = announcement.registration
+        async with Announcement(self._consul, self._registration(port, check)):
             log.info(
                 "serving",
-                instance=registration.id,
-                address=f"{_literal(registration.address)}:{port}",
-                version=registration.version,
+                instance=self.instance_id,
+                address=self.address,
+                version=self.config.version,
                 metrics_port=self.metrics_port,
             )
             await self.draining.wait()
@@ -226,6 +230,9 @@ class Mesh:
             draining.cancel()
             working.cancel()
             await asyncio.gather(working, draining, return_exceptions=True)
+
+    def _reached_at(self, port: int) -> str:
+        return f"{_literal(self.config.advertised)}:{port}"
 
     def _registration(self, port: int, check: Check) -> Registration:
         meta = {} if self.metrics_port is None else {"metrics_port": str(self.metrics_port)}

@@ -35,6 +35,7 @@ class _Subscription:
     sent: Mapping[str, any_pb2.Any] = field(default_factory=dict)
     held: frozenset[str] = frozenset()
     owed: bool = False
+    answered: bool = True
     nack: Nack | None = None
 
 
@@ -73,10 +74,10 @@ class Stream:
 
     @property
     def settled(self) -> bool:
-        """Whether the client has all there is for it and said so of each response."""
+        """Whether the client answered all there is for it to know."""
         return all(
-            s.names == s.sent.keys() and s.version in {s.acked, s.nack and s.nack.version}
-            for s in self._subscriptions.values()
+            self._complete(type_, subscription) and subscription.answered
+            for type_, subscription in self._subscriptions.items()
         )
 
     def lacks(self, upstream: str) -> bool:
@@ -114,7 +115,7 @@ class Stream:
         """Yield the DiscoveryResponses that are due: new names, and content that changed."""
         waiting = None in self._upstreams.values()
         for type_, subscription in self._subscriptions.items():
-            content = dict(self._content(type_, subscription))
+            content = self._content(type_, subscription)
             if waiting and subscription.names - content.keys():
                 continue
             if subscription.owed or content != subscription.sent:
@@ -128,14 +129,18 @@ class Stream:
         if type_ is ResourceType.LISTENER:
             self._upstreams = {name: self._upstreams.get(name) for name in names}
 
+    def _complete(self, type_: ResourceType, subscription: _Subscription) -> bool:
+        content = self._content(type_, subscription)
+        return subscription.names == subscription.sent.keys() and content == subscription.sent
+
     def _content(
         self, type_: ResourceType, subscription: _Subscription
-    ) -> Iterator[tuple[str, any_pb2.Any]]:
-        """Yield by name what the client is to have; a name nobody knows any more keeps its last."""
+    ) -> Mapping[str, any_pb2.Any]:
+        """Return what the client is to have; a name that nobody knows any more keeps its last."""
         known = dict(subscription.sent)
         for resources in self._upstreams.values():
             known.update(resources.by_type[type_] if resources else {})
-        return ((name, known[name]) for name in sorted(subscription.names) if name in known)
+        return {name: known[name] for name in sorted(subscription.names) if name in known}
 
     def _respond(
         self, type_: ResourceType, subscription: _Subscription, content: Mapping[str, any_pb2.Any]
@@ -145,6 +150,7 @@ class Stream:
         subscription.version = _digest(content.values())
         subscription.sent = content
         subscription.owed = False
+        subscription.answered = False
         return DiscoveryResponse(
             type_url=type_,
             version_info=subscription.version,
@@ -154,6 +160,7 @@ class Stream:
 
 
 def _settle(subscription: _Subscription, type_: ResourceType, request: Any) -> None:
+    subscription.answered = True
     if request.HasField("error_detail"):
         subscription.nack = Nack(
             type=type_, version=subscription.version, detail=request.error_detail.message
