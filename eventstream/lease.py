@@ -1,0 +1,199 @@
+"""A lease: of the processes that share a database, one does a job at a time.
+
+No clock is compared with another. The holder raises the row's beat every third of the time to
+live; who wants the lease takes it when it has itself seen no beat for that long, or at once when it
+was given back. A holder that could not raise the beat for two thirds of that time cancels its job.
+
+A lease gives liveness, not safety: a process that was frozen may wake up and believe that it still
+leads. A job's unit that must not run then calls `check` first, in its own transaction.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
+from typing import Never
+
+import structlog
+from sqlalchemy import BigInteger, Column, Connection, MetaData, String, Table, select, update
+
+from eventstream.database import Database
+from eventstream.dialects import insert_into
+from eventstream.errors import DatabaseClosedError, LeaseLostError, StorageUnavailableError
+
+_log = structlog.get_logger()
+
+
+class LeaseTable:
+    """The table `<name>` of all leases of a database. `epoch` counts the changes of the holder."""
+
+    def __init__(self, metadata: MetaData, name: str = "lease") -> None:
+        self.lease = Table(
+            name,
+            metadata,
+            Column("name", String, primary_key=True),
+            Column("holder", String, nullable=False),
+            Column("epoch", BigInteger, nullable=False),
+            Column("beat", BigInteger, nullable=False),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Term:
+    """What the row says; an empty holder has given it back."""
+
+    holder: str
+    epoch: int
+    beat: int
+
+
+_NEVER_HELD = _Term(holder="", epoch=0, beat=0)
+
+
+class Lease:
+    """One process's part in the lease `name`; `holder` is the process's own, unique name.
+
+    A process that was killed and comes back under its old name goes on at once.
+
+    State: `_term`, the row as this process wrote it, while it leads.
+    """
+
+    def __init__(
+        self, db: Database, table: LeaseTable, name: str, holder: str, ttl: timedelta
+    ) -> None:
+        self._db = db
+        self._table = table.lease
+        self._name = name
+        self._holder = holder
+        self._ttl = ttl.total_seconds()
+        self._term: _Term | None = None
+
+    @property
+    def epoch(self) -> int | None:
+        """The number of this term while this process leads; larger than any holder's before."""
+        return None if self._term is None else self._term.epoch
+
+    async def lead(self, job: Callable[[], Awaitable[None]]) -> Never:
+        """Run `job` whenever this process holds the lease, and cancel it when it does not any more.
+
+        An exception of the job is raised; a job that returns gives the lease back, and it starts
+        anew with whoever gets it next.
+        """
+        while True:
+            self._term = await self._acquire()
+            _log.info("lease_taken", lease=self._name, epoch=self._term.epoch)
+            try:
+                await self._run(job)
+            finally:
+                await self._give_back()
+            await asyncio.sleep(self._ttl / 3)
+
+    def check(self, connection: Connection) -> None:
+        """Raise LeaseLostError where this unit must not go on, as another process leads."""
+        row = self._read(connection)
+        if self._term is None or (row.holder, row.epoch) != (self._holder, self._term.epoch):
+            raise LeaseLostError(f"{self._name!r} is held by {row.holder!r}")
+
+    async def _acquire(self) -> _Term:
+        seen: _Term | None = None
+        since = time.monotonic()
+        while True:
+            row = await self._look()
+            if row != seen:
+                seen, since = row, time.monotonic()
+            if seen is not None and (self._is_free(seen) or self._is_silent(since)):
+                mine = _Term(holder=self._holder, epoch=seen.epoch + 1, beat=0)
+                if await self._replace(seen, mine):
+                    return mine
+            await asyncio.sleep(self._ttl / 6)
+
+    def _is_free(self, term: _Term) -> bool:
+        return term.holder in {"", self._holder}
+
+    def _is_silent(self, since: float) -> bool:
+        return time.monotonic() - since >= self._ttl
+
+    async def _look(self) -> _Term | None:
+        """Return what the row says, or None while the database can't be read."""
+        try:
+            return await self._db.read(self._read)
+        except StorageUnavailableError as error:
+            _log.warning("lease_unreadable", lease=self._name, error=str(error))
+            return None
+
+    async def _run(self, job: Callable[[], Awaitable[None]]) -> None:
+        """Run the job until it returns or the lease is lost."""
+        tasks = asyncio.create_task(self._keep()), asyncio.ensure_future(job())
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        for task in tasks:
+            if not task.cancelled():
+                self._end(task)
+
+    def _end(self, task: asyncio.Future[None]) -> None:
+        try:
+            task.result()
+        except LeaseLostError as error:
+            _log.warning("lease_lost", lease=self._name, error=str(error))
+
+    async def _keep(self) -> None:
+        """Raise the beat for as long as that works."""
+        renewed = time.monotonic()
+        while True:
+            await asyncio.sleep(self._ttl / 3)
+            started = time.monotonic()
+            if await self._beat(renewed + self._ttl * 2 / 3 - started):
+                renewed = started
+
+    async def _beat(self, patience: float) -> bool:
+        """Raise the beat once; raise LeaseLostError where that failed for longer than patience."""
+        term = self._term
+        if term is None or patience <= 0:
+            raise LeaseLostError("the beat could not be raised in time")
+        raised = replace(term, beat=term.beat + 1)
+        try:
+            async with asyncio.timeout(patience):
+                if not await self._replace(term, raised):
+                    raise LeaseLostError("another process has taken it")
+        except (TimeoutError, StorageUnavailableError) as error:
+            _log.warning("lease_not_renewed", lease=self._name, error=repr(error))
+            return False
+        self._term = raised
+        return True
+
+    async def _give_back(self) -> None:
+        term, self._term = self._term, None
+        if term is not None:
+            with suppress(StorageUnavailableError, DatabaseClosedError):
+                await self._replace(term, replace(term, holder=""))
+
+    def _read(self, connection: Connection) -> _Term:
+        c = self._table.c
+        row = connection.execute(
+            select(c.holder, c.epoch, c.beat).where(c.name == self._name)
+        ).one_or_none()
+        return _NEVER_HELD if row is None else _Term(**row._mapping)  # noqa: SLF001 - public API
+
+    async def _replace(self, old: _Term, new: _Term) -> bool:
+        """Write `new` where the row still says `old`; whether it did."""
+        return await self._db.write(lambda connection: self._swap(connection, old, new))
+
+    def _swap(self, connection: Connection, old: _Term, new: _Term) -> bool:
+        c = self._table.c
+        if old == _NEVER_HELD:
+            first = insert_into(connection, self._table).values(name=self._name, **asdict(new))
+            return connection.execute(first.on_conflict_do_nothing()).rowcount == 1
+        same = (
+            c.name == self._name,
+            c.holder == old.holder,
+            c.epoch == old.epoch,
+            c.beat == old.beat,
+        )
+        changed = connection.execute(update(self._table).where(*same).values(asdict(new)))
+        return changed.rowcount == 1
