@@ -1,0 +1,55 @@
+"""Runs one instance of the booking service: `python -m booking`."""
+
+import os
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
+import consulmesh
+from booking import __version__
+from booking.changes import Changes
+from booking.participants import Participants
+from booking.runner import SagaRunner
+from booking.service import BookingService
+from booking.servicer import STATUS_CODES, BookingServicer
+from booking.store import BookingStore, snapshot
+from booking.tables import outbox
+from booking.upstreams import PricingQuotes, ScheduleSeats
+from consulmesh import Mesh, MeshConfig
+from consulmesh.users import DEFAULT_ISSUER, TokenVerifier
+from eventstream import Database, Feed, database_url
+from flights.booking.v1.booking_pb2 import BookingEvent
+from flights.booking.v1.booking_pb2_grpc import add_BookingServiceServicer_to_server
+
+_HOLD = timedelta(minutes=10)  # far longer than the terms of the runner
+
+
+async def main() -> None:
+    """Wire the service and serve until told to stop."""
+    config = MeshConfig.from_env(os.environ, version=__version__)
+    url = database_url(os.environ, "booking", config.state_dir)
+    clock = partial(datetime.now, UTC)
+    async with (
+        Mesh.join("booking", config) as mesh,
+        Database.open(url, migrations="booking:migrations") as db,
+    ):
+        changes = Changes(db)
+        store = BookingStore(db, changes)
+        quotes = PricingQuotes(mesh.channel("pricing"))
+        seats = ScheduleSeats(mesh.channel("schedule"), _HOLD)
+        participants = Participants(quotes, seats, clock)
+        async with SagaRunner(store, participants, name=mesh.instance_id, clock=clock) as runner:
+            servicer = BookingServicer(
+                BookingService(store, quotes, runner, changes, clock),
+                Feed(db, outbox, event=BookingEvent, snapshot=snapshot),
+                TokenVerifier.from_env(os.environ, config.state_dir),
+                os.environ.get("MESH_ISSUER", DEFAULT_ISSUER),
+            )
+            server = mesh.server(status_codes=STATUS_CODES)
+            add_BookingServiceServicer_to_server(servicer, server)
+            mesh.start(changes.run(), name="booking changes")
+            mesh.start(runner.run(), name="saga runner")
+            await mesh.serve(server)
+
+
+if __name__ == "__main__":
+    consulmesh.run(main)

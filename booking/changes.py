@@ -1,0 +1,84 @@
+"""News of bookings for those who wait for one, whichever process changed it."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+
+import structlog
+from sqlalchemy import Connection, func, select
+
+from booking.tables import outbox
+from eventstream import Database, DatabaseClosedError, StorageUnavailableError
+
+_log = structlog.get_logger()
+
+_LINGER = timedelta(milliseconds=10)  # between two looks: a busy database commits all the time
+_PAUSE = timedelta(seconds=1)  # after a failed look
+
+
+class Changes:
+    """Reads the booking outbox as it grows and wakes those who wait for one of its keys.
+
+    State: `_waiting`, the events to set, by booking.
+    """
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+
+    @contextmanager
+    def of(self, booking_id: str) -> Iterator[asyncio.Event]:
+        """An event that is set whenever the booking may have changed; the waiter clears it."""
+        event = asyncio.Event()
+        self._waiting[booking_id].add(event)
+        try:
+            yield event
+        finally:
+            self._waiting[booking_id].discard(event)
+            if not self._waiting[booking_id]:
+                del self._waiting[booking_id]
+
+    def tell(self, booking_ids: Iterable[str]) -> None:
+        """Wake those who wait for these bookings: what this process has changed itself."""
+        for booking_id in booking_ids:
+            for event in self._waiting.get(booking_id, ()):
+                event.set()
+
+    async def run(self) -> None:
+        """Follow the outbox until the database is closed: others' changes are told in 20 ms."""
+        with suppress(DatabaseClosedError):
+            await self._follow()
+
+    async def _follow(self) -> None:
+        position: int | None = None
+        while True:
+            seen = self._db.version
+            try:
+                position = await self._look(position)
+            except StorageUnavailableError as error:
+                _log.warning("outbox_unreadable", error=str(error))
+                await asyncio.sleep(_PAUSE.total_seconds())
+                continue
+            await asyncio.sleep(_LINGER.total_seconds())
+            await self._db.changed(seen)
+
+    async def _look(self, position: int | None) -> int:
+        if position is None:  # unknown what has happened so far: everybody looks for themselves
+            end = await self._db.read(_end)
+            self.tell(tuple(self._waiting))
+            return end
+        end, keys = await self._db.read(lambda connection: _after(connection, position))
+        self.tell(keys)
+        return end
+
+
+def _end(connection: Connection) -> int:
+    return connection.execute(select(func.max(outbox.events.c.seq))).scalar() or 0
+
+
+def _after(connection: Connection, position: int) -> tuple[int, set[str]]:
+    event = outbox.events.c
+    rows = connection.execute(select(event.seq, event.key).where(event.seq > position)).all()
+    return max((row.seq for row in rows), default=position), {row.key for row in rows}

@@ -1,0 +1,1 @@
+"""The schema of the booking database, as Alembic runs it."""

@@ -1,0 +1,129 @@
+"""Bookings, their sagas, idempotency keys and the outbox."""
+
+import sqlalchemy as sa
+from alembic import op
+
+from eventstream.columns import Sequence, UtcDateTime
+
+revision = "0001"
+down_revision = None
+
+
+def upgrade() -> None:
+    """Create everything."""
+    op.create_table(
+        "bookings",
+        sa.Column("booking_id", sa.String, primary_key=True),
+        sa.Column("reference", sa.String(6), nullable=False, unique=True),
+        sa.Column("issuer", sa.String, nullable=False),
+        sa.Column("subject", sa.String, nullable=False),
+        sa.Column("quote_id", sa.String, nullable=False),
+        sa.Column("status", sa.String, nullable=False),
+        sa.Column("total", sa.String),
+        sa.Column("rejection_reason", sa.String),
+        sa.Column("rejection_message", sa.Text),
+        sa.Column("fresh_quote_id", sa.String),
+        sa.Column("create_time", UtcDateTime, nullable=False),
+        sa.Column("update_time", UtcDateTime, nullable=False),
+        sa.Column("version", sa.Integer, nullable=False),
+    )
+    op.create_index(
+        "bookings_of_user",
+        "bookings",
+        ["issuer", "subject", sa.text("create_time DESC"), sa.text("booking_id DESC")],
+    )
+    _create_parts()
+    _create_sagas()
+    _create_keys()
+    _create_outbox()
+
+
+def downgrade() -> None:
+    """Drop everything."""
+    for table in (
+        "booking_event",
+        "booking_head",
+        "idempotency_keys",
+        "sagas",
+        "contacts",
+        "passengers",
+        "segments",
+        "bookings",
+    ):
+        op.drop_table(table)
+
+
+def _booking() -> sa.ForeignKey:
+    return sa.ForeignKey("bookings.booking_id")
+
+
+def _create_parts() -> None:
+    op.create_table(
+        "segments",
+        sa.Column("booking_id", sa.String, _booking(), primary_key=True),
+        sa.Column("position", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("flight_id", sa.String, nullable=False),
+        sa.Column("cabin", sa.String, nullable=False),
+        sa.Column("fare", sa.String, nullable=False),
+        sa.Column("taxes", sa.String, nullable=False),
+    )
+    op.create_table(
+        "passengers",
+        sa.Column("booking_id", sa.String, _booking(), primary_key=True),
+        sa.Column("position", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("given_name", sa.String, nullable=False),
+        sa.Column("family_name", sa.String, nullable=False),
+    )
+    op.create_table(
+        "contacts",
+        sa.Column("booking_id", sa.String, _booking(), primary_key=True),
+        sa.Column("email", sa.String, nullable=False),
+    )
+
+
+def _create_sagas() -> None:
+    op.create_table(
+        "sagas",
+        sa.Column("booking_id", sa.String, _booking(), primary_key=True),
+        sa.Column("step", sa.String, nullable=False),
+        sa.Column("epoch", sa.Integer, nullable=False),
+        sa.Column("owner", sa.String, nullable=False),
+        sa.Column("due_time", UtcDateTime),
+        sa.Column("attempts", sa.Integer, nullable=False),
+        sa.Column("last_error", sa.Text, nullable=False),
+        sa.Column("rejection_reason", sa.String),
+        sa.Column("rejection_message", sa.Text),
+        sa.Column("fresh_quote_id", sa.String),
+    )
+    op.create_index("ix_sagas_due_time", "sagas", ["due_time"])
+
+
+def _create_keys() -> None:
+    op.create_table(
+        "idempotency_keys",
+        sa.Column("issuer", sa.String, primary_key=True),
+        sa.Column("subject", sa.String, primary_key=True),
+        sa.Column("operation", sa.String, primary_key=True),
+        sa.Column("request_id", sa.String, primary_key=True),
+        sa.Column("booking_id", sa.String, _booking(), nullable=False),
+        sa.Column("content_hash", sa.String(64), nullable=False),
+        sa.Column("create_time", UtcDateTime, nullable=False),
+    )
+
+
+def _create_outbox() -> None:
+    op.create_table(
+        "booking_event",
+        sa.Column("seq", Sequence, primary_key=True, autoincrement=False),
+        sa.Column("unit", Sequence, nullable=False),
+        sa.Column("event_time", UtcDateTime, nullable=False),
+        sa.Column("key", sa.String, nullable=False),
+        sa.Column("payload", sa.LargeBinary, nullable=False),
+    )
+    op.create_table(
+        "booking_head",
+        sa.Column("id", sa.SmallInteger, primary_key=True, autoincrement=False),
+        sa.Column("epoch", sa.String(32), nullable=False),
+        sa.Column("seq", Sequence, nullable=False),
+        sa.CheckConstraint("id = 1", name="booking_head_is_one_row"),
+    )

@@ -1,0 +1,1 @@
+"""Released steps of the schema: never changed, only added to."""

@@ -1,0 +1,299 @@
+"""The saga runner: work on bookings that belongs to the process, not to a request.
+
+Several runners share one database. A saga belongs to the one whose name is in its row until its
+`due_time`; after that, whoever takes it first raises the epoch and goes on from the stored step. So
+leases give liveness only: a runner that was frozen finds its compare-and-set refused, and
+participants refuse its epoch.
+"""
+
+import asyncio
+import contextlib
+import random
+import secrets
+from collections.abc import Callable, Coroutine, Sequence
+from contextvars import Context
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Protocol, Self, TypeVar
+
+import structlog
+
+from booking.domain import (
+    Booking,
+    Rejection,
+    RequestKey,
+    Saga,
+    Step,
+    Superseded,
+    Unanswered,
+    User,
+)
+from booking.participants import Participants
+from consulmesh.context import CallContext, Criticality, use
+from eventstream import DatabaseBusyError, StorageUnavailableError
+
+_T = TypeVar("_T")
+
+_log = structlog.get_logger()
+
+_GIVEN_UP = "UPSTREAM_UNAVAILABLE"
+_LINGER = timedelta(milliseconds=50)
+_LONGEST_WAIT = timedelta(seconds=1)  # a clock that was set back must not stop the runner
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """How long things may take.
+
+    Schedule must hold seats for longer than patience, a lease and a few retries together.
+    """
+
+    lease: timedelta = timedelta(seconds=5)  # longer than a step's deadline and its commit
+    patience: timedelta = timedelta(minutes=2)  # until an unanswered, undecided saga aborts
+    first_retry: timedelta = timedelta(milliseconds=50)
+    last_retry: timedelta = timedelta(seconds=5)
+    grace: timedelta = timedelta(seconds=2)  # for steps under way when the runner closes
+    at_once: int = 64  # sagas taken over or retried; those of this process's callers are on top
+
+    @property
+    def horizon(self) -> timedelta:
+        """Nothing is put off for longer than this."""
+        return 2 * (self.lease + self.last_retry)
+
+
+DEFAULT_TERMS = Terms()
+
+
+class Log(Protocol):
+    """Stored sagas. Every change is one durable transaction, and fails for an older epoch."""
+
+    async def begin(self, saga: Saga, key: RequestKey, due: datetime) -> Booking | None:
+        """Store booking, key and saga; or return the booking that the key has made already."""
+        ...
+
+    async def cancel(
+        self, user: User, booking_id: str, key: RequestKey, owner: str, now: datetime, due: datetime
+    ) -> tuple[Booking, Saga | None] | None:
+        """Cancel the user's booking; with the saga, unless it was cancelled before."""
+        ...
+
+    async def record(self, before: Saga, after: Saga, due: datetime) -> bool:
+        """Store the saga's new step and what it did to the booking; false when superseded."""
+        ...
+
+    async def postpone(self, saga: Saga, error: str, due: datetime) -> bool:
+        """Count an unanswered attempt and let go of the saga until it is due."""
+        ...
+
+    async def next_due(self, now: datetime, horizon: timedelta) -> datetime | None:
+        """When the next saga is due: `now` where one is already, or seems due beyond `horizon`."""
+        ...
+
+    async def claim(
+        self, owner: str, now: datetime, horizon: timedelta, due: datetime, limit: int
+    ) -> Sequence[Saga]:
+        """Take sagas that are due, in a new epoch each, until `due`."""
+        ...
+
+    async def hand_back(self, owner: str, now: datetime) -> int:
+        """Make the owner's unfinished sagas due for everybody; how many."""
+        ...
+
+    @property
+    def version(self) -> int:
+        """Grows with every commit that is known here."""
+        ...
+
+    async def changed(self, seen: int) -> int:
+        """Wait for a version beyond `seen`: a commit of any process."""
+        ...
+
+
+class SagaRunner:
+    """Drives this process's sagas and takes over what others have let go of.
+
+    `run` is a job of the process; leaving the context hands back what is unfinished.
+
+    State: `_tasks`, the sagas under way here, and which of them were claimed.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        participants: Participants,
+        *,
+        name: str,
+        clock: Callable[[], datetime],
+        terms: Terms = DEFAULT_TERMS,
+        random: Callable[[], float] = random.random,
+    ) -> None:
+        self._log = log
+        self._participants = participants
+        # A restarted process is another owner: what its predecessor began it takes like anybody.
+        self._owner = f"{name}/{secrets.token_hex(4)}"
+        self._clock = clock
+        self._terms = terms
+        self._random = random
+        self._tasks: set[asyncio.Task[object]] = set()
+        self._claimed: set[asyncio.Task[object]] = set()
+        self._look = asyncio.Event()
+        self._closing = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def begin(self, booking: Booking, key: RequestKey) -> Booking:
+        """Store a new booking and drive its saga, or return what the key has made already.
+
+        A caller that goes away stops neither.
+        """
+        return await asyncio.shield(self._spawn(self._begin(booking, key)))
+
+    async def cancel(self, user: User, booking_id: str, key: RequestKey) -> Booking | None:
+        """Cancel the user's booking and give its seats back; None where there is none."""
+        return await asyncio.shield(self._spawn(self._cancel(user, booking_id, key)))
+
+    async def run(self) -> None:
+        """Take what is due, until closed; to be run by the process for as long as it lives."""
+        listening = asyncio.create_task(self._listen())
+        try:
+            while not self._closing:
+                self._look.clear()
+                await self._wait(await self._take_due())
+        finally:
+            listening.cancel()
+
+    async def aclose(self) -> None:
+        """Let steps under way end within the grace, then hand back what is unfinished."""
+        self._closing = True
+        self._look.set()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=self._terms.grace.total_seconds())
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        returned = await self._log.hand_back(self._owner, self._clock())
+        _log.info("sagas_handed_back", sagas=returned)
+
+    async def _begin(self, booking: Booking, key: RequestKey) -> Booking:
+        saga = Saga(booking=booking, owner=self._owner)
+        made = await self._log.begin(saga, key, self._lease_end())
+        if made is None:
+            self._start(saga)
+        return made or booking
+
+    async def _cancel(self, user: User, booking_id: str, key: RequestKey) -> Booking | None:
+        found = await self._log.cancel(
+            user, booking_id, key, self._owner, self._clock(), self._lease_end()
+        )
+        if found is None:
+            return None
+        booking, saga = found
+        if saga is not None:
+            self._start(saga)
+        return booking
+
+    async def _listen(self) -> None:
+        """Look again after commits of any process, not for each one of a busy database."""
+        seen = self._log.version
+        while True:
+            seen = await self._log.changed(seen)
+            self._look.set()
+            await asyncio.sleep(_LINGER.total_seconds())
+
+    async def _take_due(self) -> datetime | None:
+        """Start on sagas that are due; return when to look again."""
+        now = self._clock()
+        room = self._terms.at_once - len(self._claimed)
+        if room <= 0:
+            return None  # the next one that ends makes room
+        try:
+            due = await self._log.next_due(now, self._terms.horizon)
+            if due is None or due > now:
+                return due
+            return now if await self._claim(now, room) else now + _LINGER
+        except (StorageUnavailableError, DatabaseBusyError) as error:
+            _log.warning("sagas_not_read", error=str(error))
+            return now + _LONGEST_WAIT
+
+    async def _claim(self, now: datetime, limit: int) -> int:
+        sagas = await self._log.claim(
+            self._owner, now, self._terms.horizon, self._lease_end(), limit
+        )
+        for saga in sagas:
+            self._claimed.add(self._start(saga))
+        return len(sagas)
+
+    async def _wait(self, due: datetime | None) -> None:
+        wait = _LONGEST_WAIT if due is None else min(due - self._clock(), _LONGEST_WAIT)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait.total_seconds()):
+                await self._look.wait()
+
+    def _start(self, saga: Saga) -> asyncio.Task[object]:
+        task = self._spawn(self._drive(saga))
+        task.add_done_callback(self._driven)
+        return task
+
+    def _spawn(self, work: Coroutine[object, object, _T]) -> asyncio.Task[_T]:
+        """A task in a fresh context: no request's deadline, trace or user is in it."""
+        task = asyncio.create_task(work, context=Context())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _driven(self, task: asyncio.Task[object]) -> None:
+        if task in self._claimed:
+            self._claimed.discard(task)
+            self._look.set()
+        if not task.cancelled() and (error := task.exception()):
+            # Its lease runs out, and whoever takes it then goes on from the stored step.
+            _log.error("saga_failed", exc_info=error)
+
+    async def _drive(self, saga: Saga) -> None:
+        """Ask step after step, until it is finished, postponed, or another's."""
+        context = replace(CallContext.fresh(), criticality=Criticality.CRITICAL_PLUS)
+        following: Saga | None = saga
+        with use(context):
+            while following is not None:
+                following = await self._advance(following)
+
+    async def _advance(self, saga: Saga) -> Saga | None:
+        """Ask once and record the answer before anything else; None: no more to do here."""
+        try:
+            after = await self._participants.ask(saga)
+        except Superseded as error:
+            _log.warning("saga_superseded", **_facts(saga), why=str(error))
+            return None
+        except Unanswered as error:
+            if not saga.may_give_up(self._clock(), self._terms.patience):
+                await self._postpone(saga, str(error))
+                return None
+            after = saga.gave_up(Rejection(reason=_GIVEN_UP, message="no answer in time"))
+        if not await self._log.record(saga, after, self._lease_end()):
+            _log.warning("saga_superseded", **_facts(saga), why="taken over")
+            return None
+        _log.debug("saga_step", **_facts(after))
+        return None if after.step is Step.FINISHED else after
+
+    async def _postpone(self, saga: Saga, error: str) -> None:
+        """Let go of it for a while: the next attempt may be another instance's."""
+        delay = min(self._terms.first_retry * 2**saga.attempts, self._terms.last_retry)
+        due = self._clock() + delay * (0.5 + self._random() / 2)
+        await self._log.postpone(saga, error, due)
+        self._look.set()
+        _log.info("saga_postponed", **_facts(saga), attempts=saga.attempts + 1, error=error)
+
+    def _lease_end(self) -> datetime:
+        return self._clock() + self._terms.lease
+
+
+def _facts(saga: Saga) -> dict[str, object]:
+    return {
+        "booking_id": saga.booking.booking_id,
+        "step": saga.step.value,
+        "epoch": saga.epoch,
+    }

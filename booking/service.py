@@ -1,0 +1,174 @@
+"""Use cases of bookings, and the ports they need."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from booking.domain import (
+    Booking,
+    BookingNotFound,
+    BookingRequest,
+    PassengerCountMismatch,
+    Quote,
+    ReferenceTaken,
+    RequestKey,
+    User,
+    new_booking_id,
+    new_reference,
+)
+
+_LONGEST_WAIT = 30.0  # seconds, for callers that name no deadline
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Position:
+    """Where a page of bookings, newest first, begins: after this one."""
+
+    create_time: datetime
+    booking_id: str
+
+
+class Bookings(Protocol):
+    """Stored bookings, read."""
+
+    async def find(self, user: User, booking_id: str) -> Booking | None:
+        """One booking of the user."""
+        ...
+
+    async def requested(self, key: RequestKey) -> Booking | None:
+        """The booking that this key made; `RequestIdReused` if it was used for other content."""
+        ...
+
+    async def page(self, user: User, after: Position | None, limit: int) -> Sequence[Booking]:
+        """The user's bookings, newest first."""
+        ...
+
+
+class Quotes(Protocol):
+    """Pricing, as the handler needs it."""
+
+    async def quote(self, quote_id: str) -> Quote:
+        """One quote; `QuoteNotFound`."""
+        ...
+
+
+class Sagas(Protocol):
+    """The process's own work on bookings; it goes on when the caller is gone."""
+
+    async def begin(self, booking: Booking, key: RequestKey) -> Booking:
+        """Store a new booking and start its saga, or return what the key has made already."""
+        ...
+
+    async def cancel(self, user: User, booking_id: str, key: RequestKey) -> Booking | None:
+        """Cancel the user's booking and start giving its seats back."""
+        ...
+
+
+class Changes(Protocol):
+    """News of bookings, whichever process changed them."""
+
+    def of(self, booking_id: str) -> AbstractContextManager[asyncio.Event]:
+        """An event that is set whenever the booking has changed."""
+        ...
+
+
+class BookingService:
+    """Bookings of users. Methods raise the errors of the domain."""
+
+    def __init__(
+        self,
+        bookings: Bookings,
+        quotes: Quotes,
+        sagas: Sagas,
+        changes: Changes,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._bookings = bookings
+        self._quotes = quotes
+        self._sagas = sagas
+        self._changes = changes
+        self._clock = clock
+
+    async def create(self, user: User, request: BookingRequest, wait: float | None) -> Booking:
+        """Book, and wait at most so many seconds for the outcome."""
+        key = RequestKey.of_booking(user, request)
+        booking = await self._bookings.requested(key)
+        if booking is None:
+            await self._check_quote(request)
+            booking = await self._begin(user, request, key)
+        return await self._outcome(booking, _LONGEST_WAIT if wait is None else wait)
+
+    async def get(self, user: User, booking_id: str) -> Booking:
+        """One booking of the user."""
+        booking = await self._bookings.find(user, booking_id)
+        if booking is None:
+            raise BookingNotFound("no such booking")
+        return booking
+
+    async def page(
+        self, user: User, after: Position | None, size: int
+    ) -> tuple[Sequence[Booking], Position | None]:
+        """A page of the user's bookings, newest first, and where the next one begins."""
+        found = await self._bookings.page(user, after, size + 1)
+        page = found[:size]
+        if len(found) <= size:
+            return page, None
+        last = page[-1]
+        return page, Position(create_time=last.create_time, booking_id=last.booking_id)
+
+    async def cancel(self, user: User, booking_id: str, request_id: str) -> Booking:
+        """Give a confirmed booking back; a cancelled one stays as it is."""
+        key = RequestKey.of_cancellation(user, request_id, booking_id)
+        booking = await self._sagas.cancel(user, booking_id, key)
+        if booking is None:
+            raise BookingNotFound("no such booking")
+        return booking
+
+    async def watch(self, user: User, booking_id: str) -> AsyncGenerator[Booking, None]:
+        """The booking as it is now, then after each change, until it is settled."""
+        with self._changes.of(booking_id) as changed:
+            booking = await self.get(user, booking_id)
+            yield booking
+            while not booking.settled:
+                await changed.wait()
+                changed.clear()
+                seen, booking = booking, await self.get(user, booking_id)
+                if booking.version != seen.version:
+                    yield booking
+
+    async def _check_quote(self, request: BookingRequest) -> None:
+        quote = await self._quotes.quote(request.quote_id)
+        if quote.passengers != len(request.passengers):
+            raise PassengerCountMismatch(f"the quote is for {quote.passengers} passengers")
+
+    async def _begin(self, user: User, request: BookingRequest, key: RequestKey) -> Booking:
+        now = self._clock()
+        while True:
+            booking = Booking(
+                booking_id=new_booking_id(),
+                reference=new_reference(),
+                user=user,
+                quote_id=request.quote_id,
+                passengers=request.passengers,
+                email=request.email,
+                create_time=now,
+                update_time=now,
+            )
+            try:
+                return await self._sagas.begin(booking, key)
+            except ReferenceTaken:
+                continue
+
+    async def _outcome(self, booking: Booking, wait: float) -> Booking:
+        if booking.settled:
+            return booking
+        try:
+            async with asyncio.timeout(wait):
+                async for state in self.watch(booking.user, booking.booking_id):
+                    booking = state
+        except TimeoutError:
+            pass  # still pending: the runner goes on
+        return booking
