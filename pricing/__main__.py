@@ -1,0 +1,48 @@
+"""The process: `python -m pricing`."""
+
+import os
+from datetime import UTC, datetime, timedelta
+
+import consulmesh
+from consulmesh import Mesh, MeshConfig
+from eventstream import Database, Feed, Lease, database_url
+from flights.pricing.v1.pricing_pb2 import PriceEvent
+from flights.pricing.v1.pricing_pb2_grpc import add_PricingServiceServicer_to_server
+from flights.schedule.v1.schedule_pb2_grpc import ScheduleServiceStub
+from pricing import __version__, tables
+from pricing.service import Pricing
+from pricing.servicer import STATUS_CODES, PricingServicer
+from pricing.store import SqlStore, snapshot
+from pricing.timed_work import TimedWork
+from pricing.upstreams import schedule_follower, schedule_inbox, whole
+
+LEASE = timedelta(seconds=3)  # how long a dead instance is waited for
+
+
+def now() -> datetime:
+    """The wall clock."""
+    return datetime.now(UTC)
+
+
+async def main() -> None:
+    """Wire the service and run it."""
+    config = MeshConfig.from_env(os.environ, version=__version__)
+    url = database_url(os.environ, "pricing", config.state_dir)
+    async with (
+        Mesh.join("pricing", config) as mesh,
+        Database.open(url, migrations="pricing:migrations") as database,
+    ):
+        pricing = Pricing(SqlStore(database), now)
+        feed = Feed(database, tables.outbox, event=PriceEvent, snapshot=snapshot)
+        schedule = ScheduleServiceStub(mesh.channel("schedule"))
+        follower = schedule_follower(schedule, schedule_inbox(database, now))
+        work = TimedWork(database, pricing, follower, now)
+        lease = Lease(database, tables.leases, "timed-work", mesh.instance_id, LEASE)
+        mesh.start(lease.lead(work.run), name="timed work")
+        server = mesh.server(status_codes=STATUS_CODES)
+        add_PricingServiceServicer_to_server(PricingServicer(pricing, feed), server)
+        await mesh.serve(server, warm=lambda: whole(database))
+
+
+if __name__ == "__main__":
+    consulmesh.run(main)

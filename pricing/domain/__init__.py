@@ -1,0 +1,1 @@
+"""Values, rules and errors of pricing. Standard library only."""

@@ -1,0 +1,1 @@
+"""The schema of the pricing database, as Alembic runs it."""

@@ -1,0 +1,72 @@
+"""What pricing does of its own accord, one instance at a time: follow, re-price, tidy up."""
+
+import asyncio
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import Final, Never
+
+import structlog
+
+from eventstream import Database, Follower, Retention, trim_forever
+from flights.schedule.v1.schedule_pb2 import FlightEvent
+from pricing import tables
+from pricing.service import Clock, Pricing
+from pricing.store import SqlRepository
+
+_TIDY_EVERY: Final = timedelta(hours=1)
+_KEEP_QUOTES_FOR: Final = timedelta(days=2)
+_TIDIED_AT_A_TIME: Final = 500
+
+_log = structlog.get_logger()
+
+
+class TimedWork:
+    """The work of the instance that holds the lease."""
+
+    def __init__(
+        self, database: Database, pricing: Pricing, follower: Follower[FlightEvent], now: Clock
+    ) -> None:
+        self._database = database
+        self._pricing = pricing
+        self._follower = follower
+        self._now = now
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._follower.run())
+            group.create_task(self.reprice())
+            group.create_task(self._forget_quotes_now_and_then())
+            group.create_task(trim_forever(self._database, tables.outbox, Retention()))
+
+    async def reprice(self) -> Never:
+        """Re-price each flight when it is due: at its own time of day, or after a fare change."""
+        while True:
+            seen = self._database.version
+            due = await self._database.read(lambda connection: SqlRepository(connection).next_due())
+            if due is not None and due <= self._now():
+                count = await self._pricing.reprice()
+                _log.debug("repriced", flights=count)
+            else:
+                await self._until(due, seen)
+
+    async def _until(self, due: datetime | None, seen: int) -> None:
+        """Wait for an instant, or for a change of the database."""
+        patience = None if due is None else (due - self._now()).total_seconds()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await self._database.changed(seen)
+
+    async def _forget_quotes_now_and_then(self) -> Never:
+        while True:
+            await self.forget_quotes()
+            await asyncio.sleep(_TIDY_EVERY.total_seconds())
+
+    async def forget_quotes(self) -> int:
+        """Drop the quotes that nobody can use any more; returns how many."""
+        before, forgotten = self._now() - _KEEP_QUOTES_FOR, 0
+        while part := await self._database.write(
+            lambda connection: SqlRepository(connection).forget(before, _TIDIED_AT_A_TIME)
+        ):
+            forgotten += part
+        return forgotten

@@ -1,0 +1,90 @@
+"""Schedule as pricing sees it: every flight, followed into pricing's own database."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import Connection
+
+from eventstream import Database, Follower, SqlInbox
+from flights.schedule.v1.schedule_pb2 import FlightEvent, WatchFlightsRequest
+from flights.schedule.v1.schedule_pb2_grpc import ScheduleServiceStub
+from pricing import messages, tables
+from pricing.service import Clock, follow
+from pricing.store import SqlRepository
+
+SOURCE: Final = "schedule"
+_SWEPT_AT_A_TIME: Final = 500
+
+
+class Timetable:
+    """Applies schedule's events, and the prices that follow from them, within a transaction."""
+
+    def __init__(self, now: Clock) -> None:
+        self._now = now
+
+    def apply(self, connection: Connection, event: FlightEvent) -> None:
+        """Apply one event."""
+        self.apply_many(connection, [event])
+
+    def apply_many(self, connection: Connection, events: Sequence[FlightEvent]) -> None:
+        """Apply a batch; of several events of one flight the last says it all."""
+        last = {flight_id(event): event for event in events}.values()
+        changed = [e.flight_changed for e in last if e.HasField("flight_changed")]
+        removed = [e.flight_removed for e in last if e.HasField("flight_removed")]
+        data, now = SqlRepository(connection), self._now()
+        states = [messages.flight_state(flight) for flight in changed]
+        follow(data, states, data.flights(state.flight_id for state in states), now)
+        data.remove_flights([flight.flight_id for flight in removed], now)
+
+    def start(self, connection: Connection) -> None:
+        """A snapshot begins."""
+        SqlRepository(connection).mark_unseen()
+
+    def sweep(self, connection: Connection) -> None:
+        """A snapshot is complete: what it did not contain is gone."""
+        data = SqlRepository(connection)
+        while unseen := data.unseen(_SWEPT_AT_A_TIME):
+            data.remove_flights(unseen, self._now())
+
+
+def flight_id(event: FlightEvent) -> str:
+    """The flight that an event is about."""
+    changed = event.WhichOneof("change") == "flight_changed"
+    return event.flight_changed.flight_id if changed else event.flight_removed.flight_id
+
+
+def schedule_inbox(database: Database, now: Clock) -> SqlInbox[FlightEvent]:
+    """Where schedule's events are applied, each once."""
+    timetable = Timetable(now)
+    return SqlInbox(
+        database,
+        tables.inbox,
+        SOURCE,
+        key=flight_id,
+        apply=timetable.apply,
+        apply_many=timetable.apply_many,
+        start=timetable.start,
+        sweep=timetable.sweep,
+    )
+
+
+def schedule_follower(
+    schedule: ScheduleServiceStub, inbox: SqlInbox[FlightEvent]
+) -> Follower[FlightEvent]:
+    """Follows schedule's stream into the inbox."""
+    return Follower(
+        SOURCE, lambda cursor: schedule.WatchFlights(WatchFlightsRequest(cursor=cursor)), inbox
+    )
+
+
+async def whole(database: Database) -> None:
+    """Wait until the database has a whole timetable, whoever follows schedule into it."""
+    inbox = schedule_inbox(database, _never)
+    seen = database.version
+    while await inbox.position() is None:
+        seen = await database.changed(seen)
+
+
+def _never() -> datetime:
+    raise AssertionError("this inbox is only read")

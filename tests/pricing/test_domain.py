@@ -1,0 +1,168 @@
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pricing.domain import fares
+from pricing.domain.errors import (
+    FlightCancelled,
+    FlightDeparted,
+    QuoteExpired,
+    QuoteRedeemed,
+    QuoteReleased,
+    SeatsUnavailable,
+    StaleEpoch,
+)
+from pricing.domain.fares import Cabin, Price
+from pricing.domain.flights import PricedFlight
+from pricing.domain.quotes import Claim, Line, Quote
+from pricing.messages import flight_state
+from tests.pricing.timetable import NOW, flight
+
+BASES = st.decimals(min_value="0.01", max_value="100000", places=2)
+LOADS = st.decimals(min_value=0, max_value=1, places=3)
+BASE = Decimal(200)
+
+
+@given(
+    base=BASES,
+    cabin=st.sampled_from(Cabin),
+    days=st.integers(0, 400),
+    load=LOADS,
+    carrier=st.sampled_from(["B6", "AA", "WN"]),
+)
+def test_a_price_is_positive_and_in_whole_cents(
+    base: Decimal, cabin: Cabin, days: int, load: Decimal, carrier: str
+) -> None:
+    """Whatever the factors, nobody is quoted a fraction of a cent or less than nothing."""
+    price = fares.price(base, carrier, cabin, days, load)
+
+    assert price.total > 0
+    assert price.fare == price.fare.quantize(fares.CENT)
+    assert price.taxes == price.taxes.quantize(fares.CENT)
+
+
+@given(days=st.integers(0, 60), later=st.integers(0, 60), load=LOADS, fuller=LOADS)
+def test_a_price_never_falls_as_departure_nears_or_seats_sell(
+    days: int, later: int, load: Decimal, fuller: Decimal
+) -> None:
+    """Fewer days left and a fuller cabin never make it cheaper."""
+    early = fares.price(BASE, "AA", Cabin.ECONOMY, max(days, later), min(load, fuller))
+    late = fares.price(BASE, "AA", Cabin.ECONOMY, min(days, later), max(load, fuller))
+
+    assert late.total >= early.total
+
+
+@given(hours=st.integers(-48, 24 * 60))
+def test_time_alone_moves_a_price_at_the_instant_that_is_named(hours: int) -> None:
+    """Until `next_change` the factor is the same; at that instant it is another one."""
+    departure = NOW + timedelta(hours=hours)
+    change = fares.next_change(departure, NOW)
+    factor = fares.by_days_left(fares.days_left(departure, NOW))
+
+    if change is None:
+        assert factor == fares.ON_THE_DAY
+    else:
+        just_before = fares.days_left(departure, change - timedelta.resolution)
+        assert change > NOW
+        assert fares.by_days_left(just_before) == factor
+        assert fares.by_days_left(fares.days_left(departure, change)) > factor
+
+
+def test_the_same_flight_has_the_same_price_everywhere() -> None:
+    """Prices are deterministic: two instances compute the same."""
+    state = flight_state(flight())
+    first = PricedFlight.unpriced(state, NOW).updated(state, BASE, NOW)
+    second = PricedFlight.unpriced(state, NOW).updated(state, BASE, NOW)
+
+    assert first == second
+    assert [one.version for one in first.prices] == [1, 1]
+
+
+def test_only_prices_that_change_get_a_new_version() -> None:
+    """A sold seat that moves no price leaves every version as it was."""
+    state = flight_state(flight(available=100))
+    before = PricedFlight.unpriced(state, NOW).updated(state, BASE, NOW)
+    one_seat = before.updated(flight_state(flight(version=2, available=99)), BASE, NOW)
+    half = before.updated(flight_state(flight(version=3, available=50)), BASE, NOW)
+
+    assert (one_seat.version, one_seat.state.version) == (before.version, 2)
+    assert half.version == before.version + 1
+    assert [one.version for one in half.prices] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        (flight(cancelled=True), FlightCancelled),
+        (flight(days=-1), FlightDeparted),
+        (flight(available=1), SeatsUnavailable),
+    ],
+    ids=["cancelled", "departed", "full"],
+)
+def test_what_cannot_be_flown_is_not_for_sale(said: object, error: type[Exception]) -> None:
+    """A cancelled, departed or full flight has no price for a party of two."""
+    state = flight_state(said)  # type: ignore[arg-type] # parametrize knows no types
+    priced = PricedFlight.unpriced(state, NOW).updated(state, BASE, NOW)
+
+    with pytest.raises(error):
+        priced.for_sale(Cabin.ECONOMY, 2, NOW)
+
+
+def quote() -> Quote:
+    """A quote of two flights for two passengers."""
+    price = Price(Decimal("180.00"), Decimal("29.10"))
+    lines = (Line("flt_a", Cabin.ECONOMY, price), Line("flt_b", Cabin.ECONOMY, price))
+    return Quote.new(lines, 2, NOW)
+
+
+def claim(booking_id: str = "bkg_1", epoch: int = 1) -> Claim:
+    """A first claim."""
+    return Claim(booking_id=booking_id, epoch=epoch)
+
+
+def test_a_total_is_the_lines_times_the_passengers() -> None:
+    """Two flights at 209.10 for two people."""
+    total = quote().total
+
+    assert total == Decimal("836.40")
+
+
+def test_a_quote_is_redeemed_by_one_booking_only() -> None:
+    """The same booking may ask again, another is refused until the first gives it back."""
+    redeemed = quote().redeem(claim(), NOW)
+    again = redeemed.redeem(claim(), NOW + timedelta(days=1))
+    with pytest.raises(QuoteRedeemed):
+        redeemed.redeem(claim("bkg_2"), NOW)
+    free = redeemed.release(claim())
+
+    assert again == redeemed
+    assert free.redeem(claim("bkg_2"), NOW).booking_id == "bkg_2"
+
+
+def test_a_quote_is_judged_by_the_instant_the_booking_was_accepted() -> None:
+    """One microsecond before it runs out it holds, at that instant it does not."""
+    held = quote()
+
+    assert held.redeem(claim(), held.expire_time - timedelta(microseconds=1)).booking_id
+    with pytest.raises(QuoteExpired):
+        held.redeem(claim(), held.expire_time)
+
+
+def test_a_released_booking_cannot_come_back() -> None:
+    """A late RedeemQuote behind a ReleaseQuote finds a tombstone."""
+    tombstone = Claim(booking_id="bkg_1", epoch=2, released=True)
+
+    with pytest.raises(QuoteReleased):
+        quote().redeem(tombstone, NOW)
+
+
+def test_an_older_epoch_is_refused() -> None:
+    """A saga that was taken over cannot act on its own any more."""
+    taken_over = claim(epoch=3)
+
+    assert taken_over.by(4).epoch == 4
+    with pytest.raises(StaleEpoch):
+        taken_over.by(2)

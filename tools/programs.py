@@ -1,0 +1,189 @@
+"""The processes of a running system, and supervisor's configuration for them."""
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+from tools.binaries import ROOT
+
+SERVICES = {
+    # Consul name: Python package
+    "schedule": "schedule",
+    "pricing": "pricing",
+    "flight-search": "flight_search",
+    "booking": "booking",
+}
+GATEWAY = "gateway-bff"
+ADS = "mesh-ads"
+LONGEST_SOCKET_PATH = 90  # a Unix socket's path may have 104 to 108 characters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """Where the doors of the system are; everything else takes any free port."""
+
+    gateway: int = 8080
+    consul: int = 8500
+    ads: int = 18000
+    consul_server: int = 8300
+    consul_serf: int = 8301
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What `make up` was asked for."""
+
+    run: Path = ROOT / ".run"
+    ports: Ports = field(default_factory=Ports)
+    replicas: int = 0  # 0: as many as run now, or one
+    consul: str | None = None  # CONSUL_HTTP_ADDR of the user's own Consul
+
+    @property
+    def consul_url(self) -> str:
+        """Address of Consul's HTTP API."""
+        if self.consul is None:
+            return f"http://127.0.0.1:{self.ports.consul}"
+        return self.consul if "://" in self.consul else f"http://{self.consul}"
+
+    @property
+    def gateway_url(self) -> str:
+        """Address of the public API."""
+        return f"http://127.0.0.1:{self.ports.gateway}"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of a log file per process."""
+        return self.run / "logs"
+
+    @property
+    def supervisor_config(self) -> Path:
+        """The file that says what supervisor runs."""
+        return self.run / "supervisord.conf"
+
+    @property
+    def supervisor_socket(self) -> Path:
+        """Where supervisor listens; elsewhere when the folder's path is too long for a socket."""
+        path = self.run / "supervisor.sock"
+        if len(str(path)) <= LONGEST_SOCKET_PATH:
+            return path
+        name = f"flightmesh-{sha256(str(self.run).encode()).hexdigest()[:12]}.sock"
+        return Path(tempfile.gettempdir()) / name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """One process that supervisor keeps running."""
+
+    name: str
+    command: str
+    environment: Mapping[str, str]
+    priority: int  # lower ones start first and stop last
+
+
+def programs(settings: Settings, replicas: int, consul: Path | None) -> list[Program]:
+    """Every process of the system; without Consul's where the user brings one."""
+    return [*consul_program(settings, consul), *mesh_programs(settings, replicas)]
+
+
+def consul_program(settings: Settings, binary: Path | None) -> Iterator[Program]:
+    """Consul, with the project's configuration and this system's ports and data."""
+    if binary is None:
+        return
+    files = f"-config-file={ROOT / 'consul' / 'agent.hcl'} -config-file={local_agent(settings)}"
+    yield Program(name="consul", command=f"{binary} agent {files}", environment={}, priority=1)
+
+
+def local_agent(settings: Settings) -> Path:
+    """Write what differs between two systems on one machine, for Consul."""
+    ports = settings.ports
+    own = {
+        "data_dir": str(settings.run / "consul"),
+        "ports": {
+            "http": ports.consul,
+            "server": ports.consul_server,
+            "serf_lan": ports.consul_serf,
+        },
+    }
+    file = settings.run / "consul.json"
+    file.write_text(json.dumps(own, indent=2))
+    return file
+
+
+def mesh_programs(settings: Settings, replicas: int) -> Iterator[Program]:
+    """The shared ADS, the services and the gateway."""
+    yield python_program(settings, ADS, "consulmesh.xds", 5, MESH_XDS_PORT=settings.ports.ads)
+    for name, package in SERVICES.items():
+        for slot in range(1, replicas + 1):
+            instance = f"{name}-{slot}"
+            yield python_program(settings, instance, package, 10, MESH_INSTANCE_ID=instance)
+    yield python_program(
+        settings,
+        GATEWAY,
+        "gateway_bff",
+        20,
+        MESH_INSTANCE_ID=f"{GATEWAY}-1",
+        MESH_PORT=settings.ports.gateway,
+    )
+
+
+def python_program(
+    settings: Settings, name: str, module: str, priority: int, **extra: str | int
+) -> Program:
+    """A process of this project."""
+    environment = {
+        "CONSUL_HTTP_ADDR": settings.consul_url,
+        "MESH_STATE_DIR": str(settings.run),
+        **{key: str(value) for key, value in extra.items()},
+    }
+    return Program(
+        name=name,
+        command=f"{sys.executable} -m {module}",
+        environment=environment,
+        priority=priority,
+    )
+
+
+def supervisor_config(settings: Settings, wanted: list[Program]) -> str:
+    """Supervisor's configuration: a section per process, so that a change touches only its own."""
+    user = "user=root\n" if os.geteuid() == 0 else ""
+    socket = settings.supervisor_socket
+    head = f"""\
+[unix_http_server]
+file={socket}
+chmod=0700
+
+[supervisord]
+directory={ROOT}
+logfile={settings.logs / "supervisord.log"}
+pidfile={settings.run / "supervisord.pid"}
+{user}
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
+
+[supervisorctl]
+serverurl=unix://{socket}
+"""
+    return "\n".join([head, *(section(settings, program) for program in wanted)])
+
+
+def section(settings: Settings, program: Program) -> str:
+    """Supervisor's section for one process."""
+    pairs = ",".join(f'{key}="{value}"' for key, value in program.environment.items())
+    environment = f"environment={pairs}\n" if pairs else ""
+    return f"""\
+[program:{program.name}]
+command={program.command}
+{environment}priority={program.priority}
+autorestart=true
+startretries=10
+stopwaitsecs=20
+redirect_stderr=true
+stdout_logfile={settings.logs / program.name}.log
+stdout_logfile_maxbytes=10MB
+stdout_logfile_backups=3
+"""

@@ -1,0 +1,251 @@
+"""Run the whole system on this machine: `python -m tools.system up|ps|logs|down|clean|token`.
+
+Everything that a run leaves behind is in `.run/`: data, logs, keys, and the files of supervisor
+and Consul.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+from consul.std import Consul
+
+from tools import announce
+from tools.binaries import ROOT, get
+from tools.config_entries import apply
+from tools.programs import ADS, GATEWAY, SERVICES, Ports, Program, Settings, programs
+from tools.supervision import Supervisor, until
+
+READY_WITHIN = 180.0  # seconds; a first start loads the timetable
+
+
+def up(settings: Settings) -> None:
+    """Bring up what does not run yet, wait until all of it is ready, and say what there is."""
+    began = time.monotonic()
+    supervisor = Supervisor(settings)
+    replicas = settings.replicas or replicas_running(supervisor) or 1
+    prepare(settings)
+    if supervisor.pid() is None:
+        refuse_busy_ports(settings)
+    wanted = programs(settings, replicas, consul_binary(settings))
+    change = supervisor.update(wanted)
+    announce.changes(change)
+    wait_for_consul(settings, supervisor)
+    apply(settings.consul_url)
+    wait_until_ready(settings, supervisor, wanted)
+    announce.ready(settings, time.monotonic() - began)
+
+
+def prepare(settings: Settings) -> None:
+    """Make the folders and the development keys that the processes expect."""
+    from consulmesh.users import LocalIssuer  # noqa: PLC0415 - `down` must work without it
+
+    for folder in (settings.run, settings.logs, settings.run / "data", settings.run / "consul"):
+        folder.mkdir(parents=True, exist_ok=True)
+    LocalIssuer(settings.run / "issuer")
+
+
+def consul_binary(settings: Settings) -> Path | None:
+    """The Consul to run; None when the user brings one."""
+    return None if settings.consul else get("consul")
+
+
+def replicas_running(supervisor: Supervisor) -> int:
+    """How many instances of each service the running system has; 0 when none runs."""
+    if supervisor.pid() is None:
+        return 0
+    return sum(process.name.startswith("booking-") for process in supervisor.states())
+
+
+def refuse_busy_ports(settings: Settings) -> None:
+    """Exit with the owner's name when somebody else has a port that we need."""
+    needed = {"the gateway": settings.ports.gateway, "the shared ADS": settings.ports.ads}
+    if settings.consul is None:
+        ports = settings.ports
+        needed |= {"Consul": ports.consul, "Consul's servers": ports.consul_server}
+        needed |= {"Consul's gossip": ports.consul_serf}
+    owners = listening()
+    busy = [
+        f"port {port}, which {who} needs, is taken by {owners[port]}"
+        for who, port in needed.items()
+        if port in owners
+    ]
+    if busy:
+        sys.exit("\n".join(busy))
+
+
+def listening() -> dict[int, str]:
+    """Who listens on which TCP port of this machine."""
+    return {
+        connection.laddr.port: owner(connection.pid)
+        for connection in psutil.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN and connection.laddr
+    }
+
+
+def owner(pid: int | None) -> str:
+    """A process as a person would name it."""
+    if pid is None:
+        return "another user's process"
+    try:
+        process = psutil.Process(pid)
+        return f"process {pid} ({' '.join(process.cmdline())[:100] or process.name()})"
+    except psutil.Error:
+        return f"process {pid}"
+
+
+def wait_for_consul(settings: Settings, supervisor: Supervisor) -> None:
+    """Wait for an agent that has a leader."""
+    client = consul_client(settings)
+    announce.waiting("Consul to elect a leader")
+
+    def led() -> bool:
+        fail_if_given_up(settings, supervisor)
+        try:
+            return bool(client.status.leader())
+        except OSError:  # requests' errors are: nobody listens yet
+            return False
+
+    until(led, f"Consul at {settings.consul_url}")
+
+
+def consul_client(settings: Settings) -> Any:
+    """py-consul's client for this system's Consul."""
+    host, port = settings.consul_url.rsplit("://", 1)[1].rstrip("/").rsplit(":", 1)
+    return Consul(host=host, port=int(port), token=os.environ.get("CONSUL_HTTP_TOKEN"))
+
+
+def wait_until_ready(settings: Settings, supervisor: Supervisor, wanted: list[Program]) -> None:
+    """Wait until every instance passes its checks in Consul, naming each as it does."""
+    began = time.monotonic()
+    missing = {program.name for program in wanted} - {"consul", ADS, GATEWAY}
+    missing |= {f"{GATEWAY}-1", f"{ADS}-1"}
+    announce.waiting(f"{len(missing)} instances; the first start loads a year of flights")
+    client = consul_client(settings)
+
+    def all_passing() -> bool:
+        fail_if_given_up(settings, supervisor)
+        for instance in sorted(missing & passing(client)):
+            announce.passing(instance, time.monotonic() - began)
+            missing.discard(instance)
+        return not missing
+
+    until(all_passing, "instances to pass their checks", READY_WITHIN)
+
+
+def passing(client: Any) -> set[str]:
+    """Ids of the instances whose checks all pass."""
+    found: set[str] = set()
+    for service in (*SERVICES, GATEWAY, ADS):
+        _, entries = client.health.service(service, passing=True)
+        found |= {entry["Service"]["ID"] for entry in entries}
+    return found
+
+
+def fail_if_given_up(settings: Settings, supervisor: Supervisor) -> None:
+    """Exit with the end of its log when supervisor no longer restarts a process."""
+    for process in supervisor.states():
+        if process.state == "FATAL":
+            log = settings.logs / f"{process.name}.log"
+            tail = log.read_text().splitlines()[-20:] if log.exists() else []
+            sys.exit("\n".join([f"{process.name} does not start:", *tail, f"(from {log})"]))
+
+
+def ps(settings: Settings) -> None:
+    """Print a table of the instances that Consul knows."""
+    client = consul_client(settings)
+    try:
+        rows = [
+            announce.row(entry)
+            for service in (GATEWAY, *SERVICES, ADS)
+            for entry in client.health.service(service)[1]
+        ]
+    except OSError as error:
+        sys.exit(f"Consul at {settings.consul_url} does not answer: {error}")
+    announce.table(rows)
+
+
+def logs(settings: Settings, of: str) -> None:
+    """Follow the logs of all processes, or of those whose name starts so."""
+    files = sorted(map(str, settings.logs.glob(f"{of}*.log")))
+    if not files:
+        sys.exit(f"no log in {settings.logs} starts with {of!r}: is the system up?")
+    subprocess.run(["tail", "-n", "20", "-F", *files], check=False)  # noqa: S607 - the user's tail
+
+
+def down(settings: Settings) -> None:
+    """Stop everything."""
+    stopped = Supervisor(settings).shutdown()
+    settings.supervisor_socket.unlink(missing_ok=True)
+    print("stopped" if stopped else "nothing was running")
+
+
+def clean(settings: Settings) -> None:
+    """Stop everything and drop its data, logs and keys."""
+    down(settings)
+    shutil.rmtree(settings.run, ignore_errors=True)
+
+
+def token(settings: Settings, role: str, subject: str) -> None:
+    """Print a bearer token of the local issuer."""
+    from consulmesh.users import LocalIssuer  # noqa: PLC0415 - see `prepare`
+
+    print(LocalIssuer(settings.run / "issuer").token(subject, {role}))
+
+
+def arguments() -> argparse.Namespace:
+    """What the user typed."""
+    parser = argparse.ArgumentParser(prog="python -m tools.system", description=__doc__)
+    parser.add_argument("--run", type=Path, default=ROOT / ".run", help="folder of the system")
+    for name in ("gateway", "consul", "ads", "consul-server", "consul-serf"):
+        default = getattr(Ports(), name.replace("-", "_"))
+        parser.add_argument(f"--{name}-port", type=int, default=default)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("up").add_argument("--replicas", type=int, default=0)
+    commands.add_parser("logs").add_argument("of", nargs="?", default="")
+    for name in ("ps", "down", "clean"):
+        commands.add_parser(name)
+    bearer = commands.add_parser("token")
+    bearer.add_argument("--role", choices=("customer", "operator"), default="customer")
+    bearer.add_argument("--subject", default="ann")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Entry point."""
+    given = arguments()
+    settings = Settings(
+        run=given.run.resolve(),
+        ports=Ports(
+            gateway=given.gateway_port,
+            consul=given.consul_port,
+            ads=given.ads_port,
+            consul_server=given.consul_server_port,
+            consul_serf=given.consul_serf_port,
+        ),
+        replicas=getattr(given, "replicas", 0),
+        consul=os.environ.get("CONSUL_HTTP_ADDR"),
+    )
+    match given.command:
+        case "up":
+            up(settings)
+        case "ps":
+            ps(settings)
+        case "logs":
+            logs(settings, given.of)
+        case "down":
+            down(settings)
+        case "clean":
+            clean(settings)
+        case "token":
+            token(settings, given.role, given.subject)
+
+
+if __name__ == "__main__":
+    main()
