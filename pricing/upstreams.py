@@ -1,13 +1,18 @@
 """Schedule as pricing sees it: every flight, followed into pricing's own database."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Final
 
 from sqlalchemy import Connection
 
 from eventstream import Database, Follower, SqlInbox
-from flights.schedule.v1.schedule_pb2 import FlightEvent, WatchFlightsRequest
+from flights.schedule.v1.schedule_pb2 import (
+    Flight,
+    FlightEvent,
+    FlightRemoved,
+    WatchFlightsRequest,
+)
 from flights.schedule.v1.schedule_pb2_grpc import ScheduleServiceStub
 from pricing import messages, tables
 from pricing.service import Clock, follow
@@ -28,10 +33,10 @@ class Timetable:
         self.apply_many(connection, [event])
 
     def apply_many(self, connection: Connection, events: Sequence[FlightEvent]) -> None:
-        """Apply a batch; of several events of one flight the last says it all."""
-        last = {flight_id(event): event for event in events}.values()
-        changed = [e.flight_changed for e in last if e.HasField("flight_changed")]
-        removed = [e.flight_removed for e in last if e.HasField("flight_removed")]
+        """Apply a batch; of several events of one flight the newest says it all."""
+        newest = newest_of_each(events)
+        changed = [e.flight_changed for e in newest if e.HasField("flight_changed")]
+        removed = [e.flight_removed for e in newest if e.HasField("flight_removed")]
         data, now = SqlRepository(connection), self._now()
         states = [messages.flight_state(flight) for flight in changed]
         follow(data, states, data.flights(state.flight_id for state in states), now)
@@ -48,10 +53,21 @@ class Timetable:
             data.remove_flights(unseen, self._now())
 
 
+def subject(event: FlightEvent) -> Flight | FlightRemoved:
+    """What an event says of its flight."""
+    changed = event.HasField("flight_changed")
+    return event.flight_changed if changed else event.flight_removed
+
+
 def flight_id(event: FlightEvent) -> str:
     """The flight that an event is about."""
-    changed = event.WhichOneof("change") == "flight_changed"
-    return event.flight_changed.flight_id if changed else event.flight_removed.flight_id
+    return subject(event).flight_id
+
+
+def newest_of_each(events: Iterable[FlightEvent]) -> list[FlightEvent]:
+    """The event of the highest version for each flight; of equal ones, the last."""
+    by_version = sorted(events, key=lambda event: subject(event).version)
+    return list({flight_id(event): event for event in by_version}.values())
 
 
 def schedule_inbox(database: Database, now: Clock) -> SqlInbox[FlightEvent]:
