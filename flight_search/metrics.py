@@ -1,0 +1,75 @@
+"""What search measures of itself, beside what every server and every follower of a stream does."""
+
+import asyncio
+from typing import Final, Never
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from flight_search.domain import Itinerary, Journey, SortOrder
+from flight_search.paging import Place
+from flight_search.read_model import ReadModel
+from flight_search.service import Timetable
+
+QUERIES: Final = Histogram(
+    "flight_search_query_duration_seconds",
+    "Time in the read model by kind of query",
+    ["kind"],
+    buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1),
+)
+FLIGHTS: Final = Gauge("flight_search_flights", "Flights in the read model")
+OFFERS: Final = Gauge("flight_search_offers", "Priced cabins of flights in the read model")
+REJECTED: Final = Counter(
+    "flight_search_events_rejected", "Events of a source that make no sense", ["source"]
+)
+
+COUNT_EVERY: Final = 15.0
+COUNT_WIDTH: Final = 2_000
+
+
+async def count_for_ever(model: ReadModel) -> Never:
+    """Counts flights and offers now and then, in slices that are short."""
+    while True:
+        flights, offers = 0, 0
+        start: int | None = 0
+        while start is not None:
+            more_flights, more_offers, start = model.count(start, COUNT_WIDTH)
+            flights, offers = flights + more_flights, offers + more_offers
+            await asyncio.sleep(0)
+        FLIGHTS.set(flights)
+        OFFERS.set(offers)
+        await asyncio.sleep(COUNT_EVERY)
+
+
+class MeasuredTimetable:
+    """A timetable whose queries are timed."""
+
+    def __init__(self, timetable: Timetable) -> None:
+        self._timetable = timetable
+        self._page = QUERIES.labels("page")
+        self._direct = QUERIES.labels("direct")
+        self._connecting = QUERIES.labels("connecting")
+
+    def page(
+        self, journey: Journey, order: SortOrder, after: Place, size: int
+    ) -> tuple[list[Itinerary], Place | None]:
+        """See `Timetable`."""
+        with self._page.time():
+            return self._timetable.page(journey, order, after, size)
+
+    def direct(self, journey: Journey) -> list[Itinerary]:
+        """See `Timetable`."""
+        with self._direct.time():
+            return self._timetable.direct(journey)
+
+    def connections(self, journey: Journey) -> list[str]:
+        """See `Timetable`."""
+        return self._timetable.connections(journey)
+
+    def connecting(self, journey: Journey, connection: str) -> list[Itinerary]:
+        """See `Timetable`."""
+        with self._connecting.time():
+            return self._timetable.connecting(journey, connection)
+
+    def served(self) -> frozenset[str]:
+        """See `Timetable`."""
+        return self._timetable.served()

@@ -1,0 +1,275 @@
+"""The read model: flights and prices in one SQLite file, fed by two streams, asked for itineraries.
+
+Every method is synchronous and short, and belongs to the event loop's thread: a query sees whole
+batches only, and no cursor outlives its call. A batch and the position it leads to are one
+transaction. The two sources write different columns of a flight's row, so their order among each
+other does not matter; within a source, an older version never overwrites a newer one.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Never, Self
+
+from flight_search import statements as sql
+from flight_search.changes import (
+    Change,
+    FlightChanged,
+    FlightRemoved,
+    PricesChanged,
+    PricesRemoved,
+)
+from flight_search.domain import (
+    LONGEST_CONNECTION,
+    SHORTEST_CONNECTION,
+    Cabin,
+    Itinerary,
+    Journey,
+    Position,
+    Segment,
+    SortOrder,
+)
+from flight_search.paging import BEFORE_ALL, Place
+from flight_search.store import close_file, is_damage, open_file, remove_file
+
+SCHEDULE, PRICING = "schedule", "pricing"
+KEPT_SEGMENTS, KEPT_ITINERARIES = 16_384, 16_384
+SWEEP_WIDTH = 500
+BILLION = 1_000_000_000
+
+
+class DamagedFileError(Exception):
+    """The file is broken."""
+
+
+class ReadModel:
+    """The timetable that this process knows. Owns the file until it is closed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._db = open_file(path)
+        self._generations: dict[str, int] = {}
+        self._positions: dict[str, Position] = {}
+        for name, epoch, seq, generation in self._db.execute(sql.POSITIONS).fetchall():
+            self._generations[name] = generation
+            if seq is not None:
+                self._positions[name] = Position(source=name, epoch=epoch, seq=seq)
+        self._served: frozenset[str] | None = None
+        self._segment = lru_cache(KEPT_SEGMENTS)(self._read_segment)
+        self._itinerary = lru_cache(KEPT_ITINERARIES)(self._make_itinerary)
+        self.moved = asyncio.Event()
+        """Set, and replaced by a new one, whenever a position has moved."""
+        self.damaged = asyncio.Event()
+        """Set when the file turns out to be broken; closing the model then removes it."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self.damaged.is_set():
+            self._db.close()
+            remove_file(self._path)
+        else:
+            close_file(self._db)
+
+    async def fail_when_damaged(self) -> Never:
+        """Raises once the file has turned out to be broken: the process must start over."""
+        await self.damaged.wait()
+        raise DamagedFileError(str(self._path))
+
+    # -- following ---------------------------------------------------------------------------
+
+    def position(self, source: str) -> Position | None:
+        """How far a source was followed; None before and during its snapshot."""
+        return self._positions.get(source)
+
+    def start_snapshot(self, source: str) -> None:
+        """Marks all that the source has said as not seen, and forgets its position."""
+        with self._transaction() as db:
+            (self._generations[source],) = db.execute(sql.START_SNAPSHOT, (source,)).fetchone()
+        self._positions.pop(source, None)
+        self._forget_rendered()
+
+    def apply(self, source: str, changes: Sequence[Change], position: Position | None) -> None:
+        """Applies changes and moves the source's position, both or neither.
+
+        Without a position it stays where it was.
+        """
+        generation = self._generations.get(source, 0)
+        with self._transaction() as db:
+            for change in changes:
+                self._apply(db, change, generation)
+            if position:
+                db.execute(sql.MOVE, (position.epoch, position.seq, source))
+        if source not in self._positions:
+            self._forget_rendered()
+        if position:
+            self._moved(position)
+
+    def sweep(self, source: str, after: int) -> int | None:
+        """Removes unseen rows out of a slice of the file; returns where the next slice starts."""
+        unseen = sql.UNSEEN_FLIGHTS if source == SCHEDULE else sql.UNSEEN_PRICES
+        forget = self._forget_flight if source == SCHEDULE else self._forget_prices
+        until = after + SWEEP_WIDTH
+        with self._transaction() as db:
+            limits = (after, until, self._generations[source])
+            for (key,) in db.execute(unseen, limits).fetchall():
+                forget(db, key)
+            (last,) = db.execute(sql.LAST_ID).fetchone()
+        return until if until < last else None
+
+    def count(self, after: int, width: int) -> tuple[int, int, int | None]:
+        """Flights and priced cabins in a slice of the file, and where the next slice starts."""
+        (last,) = self._rows(sql.LAST_ID, ())[0]
+        flights, offers = self._rows(sql.COUNT, (after, after + width))[0]
+        return flights, offers, after + width if after + width < last else None
+
+    def _apply(self, db: sqlite3.Connection, change: Change, generation: int) -> None:
+        match change:
+            case FlightChanged():
+                db.execute(sql.PUT_FLIGHT, (*change, generation))
+                if db.execute(sql.PUT_ROUTE, (change.origin, change.destination)).rowcount:
+                    self._served = None
+            case PricesChanged():
+                db.execute(sql.PUT_PRICES, (*change, generation))
+            case FlightRemoved():
+                if not db.execute(sql.IS_NEWER_FLIGHT, change).fetchone():
+                    self._forget_flight(db, change.flight_id)
+            case PricesRemoved():
+                if not db.execute(sql.ARE_NEWER_PRICES, change).fetchone():
+                    self._forget_prices(db, change.flight_id)
+
+    def _forget_flight(self, db: sqlite3.Connection, key: str) -> None:
+        route = db.execute(sql.ROUTE_OF, (key,)).fetchone()
+        db.execute(sql.CLEAR_FLIGHT, (key,))
+        db.execute(sql.DROP_SILENT, (key,))
+        if route and db.execute(sql.DROP_UNUSED, route).rowcount:
+            self._served = None
+
+    def _forget_prices(self, db: sqlite3.Connection, key: str) -> None:
+        db.execute(sql.CLEAR_PRICES, (key,))
+        db.execute(sql.DROP_SILENT, (key,))
+
+    def _moved(self, position: Position) -> None:
+        self._positions[position.source] = position
+        moved, self.moved = self.moved, asyncio.Event()
+        moved.set()
+
+    def _forget_rendered(self) -> None:
+        """Within one history a version says it all; a snapshot may bring another history."""
+        self._segment.cache_clear()
+        self._itinerary.cache_clear()
+
+    # -- asking ------------------------------------------------------------------------------
+
+    def page(
+        self, journey: Journey, order: SortOrder, after: Place, size: int
+    ) -> tuple[list[Itinerary], Place | None]:
+        """The next itineraries, and the place of the last one when there are more."""
+        key = (journey.cabin, order)
+        asked = _parameters(journey, after, size + 1)
+        rows = self._rows(sql.DIRECT_BY[key], asked)
+        if journey.max_stops:
+            rows = sorted(rows + self._rows(sql.ONE_STOP_BY[key], asked))
+        place = Place(*rows[size - 1][:4]) if len(rows) > size else None
+        return self._itineraries(journey.cabin, rows[:size]), place
+
+    def direct(self, journey: Journey) -> list[Itinerary]:
+        """All direct itineraries."""
+        statement = sql.DIRECT_BY[journey.cabin, SortOrder.DEPARTURE]
+        return self._itineraries(journey.cabin, self._rows(statement, _parameters(journey)))
+
+    def connections(self, journey: Journey) -> list[str]:
+        """The airports at which the journey could change planes."""
+        return [code for (code,) in self._rows(sql.CONNECTIONS, _parameters(journey))]
+
+    def connecting(self, journey: Journey, connection: str) -> list[Itinerary]:
+        """All itineraries that change planes at one airport."""
+        asked = _parameters(journey) | {"connection": connection}
+        return self._itineraries(journey.cabin, self._rows(sql.ONE_STOP_AT[journey.cabin], asked))
+
+    def served(self) -> frozenset[str]:
+        """The airports that have flights."""
+        if self._served is None:
+            self._served = frozenset(code for (code,) in self._rows(sql.SERVED, ()))
+        return self._served
+
+    def _itineraries(self, cabin: Cabin, rows: list[tuple[Any, ...]]) -> list[Itinerary]:
+        return [self._itinerary(cabin, *row[2:]) for row in rows]
+
+    def _make_itinerary(
+        self, cabin: Cabin, first: str, second: str, price: int, *versions: int
+    ) -> Itinerary:
+        keys = (first, second) if second else (first,)
+        segments = (
+            self._segment(cabin, key, version) for key, version in zip(keys, versions, strict=False)
+        )
+        return Itinerary(segments=tuple(segments), cabin=cabin, price=Decimal(price) / BILLION)
+
+    def _read_segment(self, cabin: Cabin, key: str, version: int) -> Segment:
+        (row,) = self._rows(sql.SEGMENT_IN[cabin], (key,))
+        return Segment(
+            flight_id=key,
+            carrier=row[0],
+            number=row[1],
+            aircraft=row[2],
+            origin=row[3],
+            destination=row[4],
+            departure=datetime.fromtimestamp(row[5], UTC),
+            arrival=datetime.fromtimestamp(row[6], UTC),
+            departure_offset_minutes=row[7],
+            arrival_offset_minutes=row[8],
+            delayed=bool(row[9]),
+            seats_available=row[10],
+        )
+
+    # -- the file ----------------------------------------------------------------------------
+
+    def _rows(
+        self, statement: str, parameters: Mapping[str, object] | Sequence[object]
+    ) -> list[tuple[Any, ...]]:
+        with self._watched():
+            return self._db.execute(statement, parameters).fetchall()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._watched():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:  # some errors have rolled back already
+                    self._db.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            if is_damage(error):
+                self.damaged.set()
+            raise
+
+
+def _parameters(journey: Journey, after: Place = BEFORE_ALL, limit: int = -1) -> dict[str, object]:
+    return {
+        "origin": journey.origin,
+        "destination": journey.destination,
+        "start": int(journey.start.timestamp()),
+        "end": int(journey.end.timestamp()),
+        "passengers": journey.passengers,
+        "shortest": int(SHORTEST_CONNECTION.total_seconds()),
+        "longest": int(LONGEST_CONNECTION.total_seconds()),
+        "value": after.value,
+        "departure": after.departure,
+        "first": after.first,
+        "second": after.second,
+        "limit": limit,
+    }

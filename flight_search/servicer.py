@@ -1,0 +1,133 @@
+"""The gRPC side of search: requests into domain values, answers into messages."""
+
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
+from contextlib import aclosing
+from datetime import date
+from typing import Final
+
+import grpc
+from google.type.date_pb2 import Date
+
+from consulmesh.wellknown import calendar_date
+from flight_search.domain import (
+    MOST_STOPS,
+    Cabin,
+    InvalidQueryError,
+    ItineraryQuery,
+    Position,
+    PositionNotReachedError,
+    SortOrder,
+    Violation,
+)
+from flight_search.rendering import CABINS, Rendering, airport_message, position_message
+from flight_search.service import ItinerarySearch
+from flights.search.v1 import search_pb2 as pb
+from flights.search.v1.search_pb2_grpc import SearchServiceServicer
+
+STATUS_CODES: Final[Mapping[type[Exception], grpc.StatusCode]] = {
+    InvalidQueryError: grpc.StatusCode.INVALID_ARGUMENT,
+    PositionNotReachedError: grpc.StatusCode.DEADLINE_EXCEEDED,
+    sqlite3.DatabaseError: grpc.StatusCode.UNAVAILABLE,
+}
+ORDERS: dict[int, SortOrder] = {
+    pb.SORT_ORDER_UNSPECIFIED: SortOrder.PRICE,
+    pb.SORT_ORDER_PRICE: SortOrder.PRICE,
+    pb.SORT_ORDER_DEPARTURE: SortOrder.DEPARTURE,
+    pb.SORT_ORDER_DURATION: SortOrder.DURATION,
+}
+CABINS_ASKED: dict[int, Cabin] = {message: cabin for cabin, message in CABINS.items()}
+
+
+class SearchServicer(SearchServiceServicer):
+    """Serves `flights.search.v1.SearchService`."""
+
+    def __init__(self, search: ItinerarySearch) -> None:
+        self._search = search
+        self._rendering = Rendering()
+
+    async def SearchItineraries(
+        self,
+        request: pb.SearchItinerariesRequest,
+        context: grpc.aio.ServicerContext[
+            pb.SearchItinerariesRequest, Awaitable[pb.SearchItinerariesResponse]
+        ],
+    ) -> pb.SearchItinerariesResponse:
+        """A page of itineraries, sorted."""
+        page = await self._search.page(
+            _query(request.query),
+            order=_order(request.sort_order),
+            page_size=request.page_size,
+            token=request.page_token,
+            at_least=_positions(request.min_positions),
+        )
+        passengers, basis = request.query.passengers, page.price_basis
+        render = self._rendering.itinerary
+        return pb.SearchItinerariesResponse(
+            itineraries=[render(found, passengers, basis) for found in page.itineraries],
+            next_page_token=page.next_page_token,
+            positions=[position_message(position) for position in page.positions],
+        )
+
+    async def StreamItineraries(
+        self,
+        request: pb.StreamItinerariesRequest,
+        context: grpc.aio.ServicerContext[
+            pb.StreamItinerariesRequest, AsyncIterator[pb.StreamItinerariesResponse]
+        ],
+    ) -> AsyncIterator[pb.StreamItinerariesResponse]:
+        """Every itinerary as it is found, direct ones first."""
+        query, at_least = _query(request.query), _positions(request.min_positions)
+        passengers, render = request.query.passengers, self._rendering.itinerary
+        async with aclosing(self._search.stream(query, at_least=at_least)) as batches:
+            async for batch in batches:
+                basis = batch.price_basis
+                yield pb.StreamItinerariesResponse(
+                    itineraries=[render(found, passengers, basis) for found in batch.itineraries],
+                    positions=[position_message(position) for position in batch.positions],
+                )
+
+    async def SearchAirports(
+        self,
+        request: pb.SearchAirportsRequest,
+        context: grpc.aio.ServicerContext[
+            pb.SearchAirportsRequest, Awaitable[pb.SearchAirportsResponse]
+        ],
+    ) -> pb.SearchAirportsResponse:
+        """Airports by code, city or name."""
+        found = self._search.airports(request.query, request.page_size)
+        return pb.SearchAirportsResponse(airports=[airport_message(airport) for airport in found])
+
+
+def _query(message: pb.ItineraryQuery) -> ItineraryQuery:
+    return ItineraryQuery(
+        origin=message.origin,
+        destination=message.destination,
+        departure_date=_day(message.departure_date),
+        passengers=message.passengers,
+        cabin=CABINS_ASKED.get(message.cabin),
+        max_stops=message.max_stops if message.HasField("max_stops") else MOST_STOPS,
+    )
+
+
+def _day(message: Date) -> date | None:
+    try:
+        return calendar_date(message)
+    except ValueError:
+        return None
+
+
+def _order(value: int) -> SortOrder:
+    if order := ORDERS.get(value):
+        return order
+    violation = Violation(
+        field="sort_order", reason="INVALID_SORT_ORDER", description="must be a sort order"
+    )
+    raise InvalidQueryError([violation])
+
+
+def _positions(messages: Iterable[pb.SourcePosition]) -> list[Position]:
+    return [
+        Position(source=message.source, epoch=message.cursor.epoch, seq=message.cursor.seq)
+        for message in messages
+    ]

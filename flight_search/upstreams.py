@@ -1,0 +1,187 @@
+"""The owners' streams: their events as changes of the read model."""
+
+import asyncio
+from collections.abc import AsyncIterable, Callable, Sequence
+from typing import Generic, TypeVar
+
+import grpc
+import structlog
+from google.protobuf.message import Message
+from google.type.money_pb2 import Money
+
+from eventstream import Follower
+from flight_search.changes import (
+    Change,
+    FlightChanged,
+    FlightRemoved,
+    PricesChanged,
+    PricesRemoved,
+)
+from flight_search.domain import Cabin, Position
+from flight_search.metrics import REJECTED
+from flight_search.read_model import PRICING, SCHEDULE, ReadModel
+from flights.pricing.v1.pricing_pb2 import (
+    FlightPrices,
+    PriceEvent,
+    WatchPricesRequest,
+    WatchPricesResponse,
+)
+from flights.pricing.v1.pricing_pb2_grpc import PricingServiceStub
+from flights.schedule.v1 import schedule_pb2
+from flights.schedule.v1.schedule_pb2 import (
+    Flight,
+    FlightEvent,
+    WatchFlightsRequest,
+    WatchFlightsResponse,
+)
+from flights.schedule.v1.schedule_pb2_grpc import ScheduleServiceStub
+from streams.v1.stream_pb2 import Cursor
+
+EVENTS_PER_TURN = 100
+"""What is applied before others get their turn: one to two milliseconds of work."""
+ON_SALE = {schedule_pb2.FLIGHT_STATUS_SCHEDULED, schedule_pb2.FLIGHT_STATUS_DELAYED}
+CURRENCY = "USD"
+BILLION = 1_000_000_000
+
+E = TypeVar("E", bound=Message)
+log = structlog.get_logger()
+
+
+def follow_schedule(channel: grpc.aio.Channel, model: ReadModel) -> Follower[FlightEvent]:
+    """Follows the flights of schedule into the model."""
+    stub = ScheduleServiceStub(channel)
+
+    def watch(cursor: Cursor | None) -> AsyncIterable[WatchFlightsResponse]:
+        return stub.WatchFlights(WatchFlightsRequest(cursor=cursor))
+
+    return Follower(SCHEDULE, watch, ReadModelInbox(model, SCHEDULE, flight_change))
+
+
+def follow_pricing(channel: grpc.aio.Channel, model: ReadModel) -> Follower[PriceEvent]:
+    """Follows the prices of pricing into the model."""
+    stub = PricingServiceStub(channel)
+
+    def watch(cursor: Cursor | None) -> AsyncIterable[WatchPricesResponse]:
+        return stub.WatchPrices(WatchPricesRequest(cursor=cursor))
+
+    return Follower(PRICING, watch, ReadModelInbox(model, PRICING, price_change))
+
+
+class ReadModelInbox(Generic[E]):
+    """Applies the events of one source; an `eventstream.Inbox`.
+
+    Events that make no sense are logged, counted and left out: the read model is rebuildable, and
+    one bad row must not stop the others.
+    """
+
+    def __init__(self, model: ReadModel, source: str, change: Callable[[E], Change | None]) -> None:
+        self._model = model
+        self._source = source
+        self._change = change
+
+    async def position(self) -> Cursor | None:
+        """Where the read model stands; None before and during a snapshot."""
+        position = self._model.position(self._source)
+        return Cursor(epoch=position.epoch, seq=position.seq) if position else None
+
+    async def start_snapshot(self) -> None:
+        """Marks everything as not seen."""
+        self._model.start_snapshot(self._source)
+
+    async def apply(self, events: Sequence[E], cursor: Cursor | None) -> None:
+        """Applies events in slices; the position moves with the last one.
+
+        What was applied before a crash is applied again after it, to the same effect.
+        """
+        for start in range(0, len(events), EVENTS_PER_TURN):
+            end = start + EVENTS_PER_TURN
+            changes = [change for event in events[start:end] if (change := self._read(event))]
+            last = end >= len(events)
+            self._model.apply(self._source, changes, self._position(cursor) if last else None)
+            await asyncio.sleep(0)
+
+    async def complete_snapshot(self, cursor: Cursor) -> None:
+        """Removes what the snapshot did not contain, in slices; then the position counts."""
+        rest: int | None = 0
+        while rest is not None:
+            rest = self._model.sweep(self._source, rest)
+            await asyncio.sleep(0)
+        self._model.apply(self._source, (), self._position(cursor))
+
+    def _read(self, event: E) -> Change | None:
+        try:
+            return self._change(event)
+        except ValueError as error:
+            REJECTED.labels(self._source).inc()
+            log.warning("event.rejected", source=self._source, reason=str(error))
+            return None
+
+    def _position(self, cursor: Cursor | None) -> Position | None:
+        if cursor is None:
+            return None
+        return Position(source=self._source, epoch=cursor.epoch, seq=cursor.seq)
+
+
+def flight_change(event: FlightEvent) -> Change | None:
+    """What an event of schedule means; None for a kind that is newer than this program.
+
+    Raises ValueError for one that makes no sense.
+    """
+    match event.WhichOneof("change"):
+        case "flight_changed":
+            return _flight(event.flight_changed)
+        case "flight_removed":
+            removed = event.flight_removed
+            return FlightRemoved(removed.flight_id, removed.version)
+    return None
+
+
+def price_change(event: PriceEvent) -> Change | None:
+    """What an event of pricing means; as `flight_change`."""
+    match event.WhichOneof("change"):
+        case "prices_changed":
+            return _prices(event.prices_changed)
+        case "prices_removed":
+            removed = event.prices_removed
+            return PricesRemoved(removed.flight_id, removed.version)
+    return None
+
+
+def _flight(flight: Flight) -> FlightChanged:
+    departure, arrival = flight.departure_time.seconds, flight.arrival_time.seconds
+    if not (flight.flight_id and flight.origin and flight.destination and departure < arrival):
+        raise ValueError(f"flight {flight.flight_id!r} has no route or no times")
+    seats: dict[int, int] = {}
+    if flight.status in ON_SALE:
+        seats = {cabin.cabin: cabin.available for cabin in flight.cabins}
+    return FlightChanged(
+        flight.flight_id,
+        flight.version,
+        flight.carrier,
+        flight.number,
+        flight.aircraft,
+        flight.origin,
+        flight.destination,
+        departure,
+        arrival,
+        flight.departure_utc_offset_minutes,
+        flight.arrival_utc_offset_minutes,
+        flight.status == schedule_pb2.FLIGHT_STATUS_DELAYED,
+        *(seats.get(cabin.value) for cabin in Cabin),
+    )
+
+
+def _prices(prices: FlightPrices) -> PricesChanged:
+    by_cabin: dict[int, int] = {
+        price.cabin: _billionths(price.fare) + _billionths(price.taxes) for price in prices.prices
+    }
+    return PricesChanged(
+        prices.flight_id, prices.version, *(by_cabin.get(cabin.value) for cabin in Cabin)
+    )
+
+
+def _billionths(money: Money) -> int:
+    amount = money.units * BILLION + money.nanos
+    if money.currency_code != CURRENCY or amount < 0:
+        raise ValueError(f"{amount} billionths of {money.currency_code!r} is no price")
+    return amount

@@ -1,0 +1,73 @@
+import string
+from dataclasses import replace
+from datetime import date
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flight_search.domain import Cabin, InvalidQueryError, ItineraryQuery, SortOrder
+from flight_search.paging import BEFORE_ALL, Place, page_start, page_token
+from tests.flight_search.timetables import query
+
+PLACE = Place(418_200_000_000, 1_796_000_000, "flt_a", "flt_b")
+
+
+@given(
+    st.builds(Place, st.integers(0), st.integers(0), st.text(), st.text()),
+    st.sampled_from(SortOrder),
+)
+def test_a_token_leads_back_to_its_place(place: Place, order: SortOrder) -> None:
+    """Any place survives the way through a token."""
+    assert page_start(page_token(place, query(), order), query(), order) == place
+
+
+def test_no_token_is_the_start() -> None:
+    """The first page has no token."""
+    assert page_start("", query(), SortOrder.PRICE) == BEFORE_ALL
+
+
+@pytest.mark.parametrize(
+    ("other", "order"),
+    [
+        (query(), SortOrder.DURATION),
+        (query("LAX", "JFK"), SortOrder.PRICE),
+        (query(day=date(2026, 3, 9)), SortOrder.PRICE),
+        (query(passengers=2), SortOrder.PRICE),
+        (query(cabin=Cabin.BUSINESS), SortOrder.PRICE),
+        (query(max_stops=0), SortOrder.PRICE),
+    ],
+)
+def test_a_token_of_another_question_is_refused(other: ItineraryQuery, order: SortOrder) -> None:
+    """A token belongs to one query in one order."""
+    token = page_token(PLACE, query(), SortOrder.PRICE)
+    with pytest.raises(InvalidQueryError) as caught:
+        page_start(token, other, order)
+
+    assert caught.value.reason == "INVALID_PAGE_TOKEN"
+    assert [violation.field for violation in caught.value.violations] == ["page_token"]
+
+
+@given(
+    st.integers(0, 200),
+    st.one_of(st.sampled_from(string.printable), st.characters()),
+    st.booleans(),
+)
+def test_a_changed_token_is_refused(at: int, character: str, inserted: bool) -> None:  # noqa: FBT001 - hypothesis gives it
+    """One character more, or another one, makes a token invalid."""
+    token = page_token(PLACE, query(), SortOrder.PRICE)
+    at = min(at, len(token) - 1)
+    changed = token[:at] + character + token[at + (not inserted) :]
+    if changed == token:
+        return
+    with pytest.raises(InvalidQueryError) as caught:
+        page_start(changed, query(), SortOrder.PRICE)
+
+    assert caught.value.reason == "INVALID_PAGE_TOKEN"
+
+
+@given(st.text(min_size=1))
+def test_nonsense_is_refused(token: str) -> None:
+    """Any text that is no token is refused as one."""
+    with pytest.raises(InvalidQueryError):
+        page_start(token, replace(query(), origin="FRA"), SortOrder.PRICE)

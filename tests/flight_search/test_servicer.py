@@ -1,0 +1,350 @@
+import asyncio
+import base64
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.type.date_pb2 import Date
+
+from consulmesh.errors import Status
+from consulmesh.wellknown import amount, timestamp
+from flight_search.domain import Itinerary, ItineraryQuery, Journey, Position
+from flight_search.service import Found, ItinerarySearch
+from flights.schedule.v1 import schedule_pb2
+from flights.search.v1 import search_pb2 as pb
+from flights.type.v1 import cabin_pb2
+from tests.flight_search.owners import flight_event, flight_removed, price_event
+from tests.flight_search.systems import System, asking, at_least, running_search
+
+EIGHT = datetime(2026, 3, 8, 13, tzinfo=UTC)
+
+
+@pytest.fixture
+async def system(tmp_path: Path) -> AsyncIterator[System]:
+    """A search service that has seen nothing yet."""
+    async with running_search(tmp_path / "search.db") as running:
+        yield running
+
+
+async def search(system: System, **fields: Any) -> pb.SearchItinerariesResponse:
+    """One page."""
+    request = pb.SearchItinerariesRequest(query=fields.pop("query", asking()), **fields)
+    return await system.stub.SearchItineraries(request, timeout=5)
+
+
+def flights_of(itineraries: Sequence[pb.Itinerary]) -> list[list[str]]:
+    """The flights of each itinerary."""
+    return [[segment.flight_id for segment in i.segments] for i in itineraries]
+
+
+async def refusal(call: Any) -> Status:
+    """How a call failed."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return Status.of(caught.value)
+
+
+async def test_an_itinerary_says_all_there_is_to_say(system: System) -> None:
+    """Times, offsets, seats, exact prices and an id that says the flights and the cabin."""
+    await system.first_snapshots(
+        flights=[
+            flight_event("f1", "JFK", "ORD", EIGHT),
+            flight_event(
+                "f2",
+                "ORD",
+                "LAX",
+                EIGHT + timedelta(hours=3),
+                status=schedule_pb2.FLIGHT_STATUS_DELAYED,
+                seats=4,
+            ),
+        ],
+        prices=[price_event("f1", 180, cents=29), price_event("f2", 20, cents=1)],
+    )
+    (itinerary,) = (await search(system, query=asking(passengers=3))).itineraries
+    key = itinerary.itinerary_id.removeprefix("itn_")
+    raw = base64.urlsafe_b64decode(key + "=" * (-len(key) % 4))
+
+    assert pb.ItineraryKey.FromString(raw) == pb.ItineraryKey(
+        flight_ids=["f1", "f2"], cabin=cabin_pb2.CABIN_ECONOMY
+    )
+    assert itinerary.duration == Duration(seconds=5 * 3600)
+    assert amount(itinerary.price_per_passenger) == Decimal("200.30")
+    assert amount(itinerary.price_total) == Decimal("600.90")
+    assert itinerary.price_total.currency_code == "USD"
+    assert itinerary.price_basis == pb.PRICE_BASIS_LIVE
+    assert itinerary.segments[1] == pb.Segment(
+        flight_id="f2",
+        carrier="B6",
+        number="23",
+        aircraft="A320",
+        origin="ORD",
+        destination="LAX",
+        departure_time=timestamp(EIGHT + timedelta(hours=3)),
+        arrival_time=timestamp(EIGHT + timedelta(hours=5)),
+        departure_utc_offset_minutes=-240,
+        arrival_utc_offset_minutes=-420,
+        delayed=True,
+        seats_available=4,
+    )
+
+
+async def test_changes_show_by_themselves(system: System) -> None:
+    """Seats, prices, cancellations and removals arrive by the streams, and the answer says so."""
+    await system.first_snapshots(
+        flights=[flight_event(key) for key in ("a", "b", "c", "d")],
+        prices=[price_event(key) for key in ("a", "b", "c", "d")],
+    )
+    first = await search(system)
+    cancelled = schedule_pb2.FLIGHT_STATUS_CANCELLED
+    changes = [
+        flight_event("a", seats=3, version=2),
+        flight_event("b", version=2, status=cancelled),
+        flight_removed("c"),
+    ]
+    system.schedule.events(changes, 3)
+    system.pricing.events([price_event("a", 130, version=2)], 1)
+    wanted = [at_least("schedule", 3), at_least("pricing", 1)]
+    second = await search(system, min_positions=wanted)
+
+    assert flights_of(first.itineraries) == [["a"], ["b"], ["c"], ["d"]]
+    assert flights_of(second.itineraries) == [["d"], ["a"]]
+    assert second.itineraries[1].segments[0].seats_available == 3
+    assert [(p.source, p.cursor.seq) for p in second.positions] == [("schedule", 3), ("pricing", 1)]
+
+
+async def test_pages_concatenated_are_the_whole(system: System) -> None:
+    """Following next_page_token gives every itinerary once, in the order of one large page."""
+    start = EIGHT - timedelta(hours=6)
+    flights = [flight_event(f"f{n}", departure=start + timedelta(minutes=n)) for n in range(25)]
+    fares = [price_event(f"f{n}", 100 + n % 3) for n in range(25)]
+    await system.first_snapshots(flights=flights, prices=fares)
+    order = pb.SORT_ORDER_PRICE
+    whole = await search(system, sort_order=order, page_size=100)
+    default = await search(system)
+    pages, token = [], ""
+    while True:
+        page = await search(system, sort_order=order, page_size=7, page_token=token)
+        pages.append(page)
+        if not (token := page.next_page_token):
+            break
+
+    assert [len(page.itineraries) for page in pages] == [7, 7, 7, 4]
+    assert [i for page in pages for i in page.itineraries] == list(whole.itineraries)
+    assert len(whole.itineraries) == 25
+    assert not whole.next_page_token
+    assert len(default.itineraries) == 20
+
+
+async def test_a_search_waits_for_a_minimum_position(system: System) -> None:
+    """An answer that must have reached a position comes when it has, with what led there."""
+    await system.first_snapshots(flights=[flight_event("a")], prices=[price_event("a")])
+    waiting = asyncio.create_task(search(system, min_positions=[at_least("schedule", 1)]))
+    now = await search(system)
+    still_waiting = not waiting.done()
+    system.schedule.events([flight_event("a", seats=2, version=2)], 1)
+    answer = await waiting
+
+    assert still_waiting
+    assert now.itineraries[0].segments[0].seats_available == 9
+    assert answer.itineraries[0].segments[0].seats_available == 2
+
+
+async def test_a_position_that_is_not_reached_ends_at_the_deadline(system: System) -> None:
+    """The wait is bounded by the caller's deadline."""
+    await system.first_snapshots(flights=[], prices=[])
+    request = pb.SearchItinerariesRequest(query=asking(), min_positions=[at_least("schedule", 999)])
+    status = await refusal(system.stub.SearchItineraries(request, timeout=0.2))
+
+    assert status.code is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+@pytest.mark.parametrize(
+    "position", [at_least("schedule", 999, epoch="another"), at_least("weather", 999)]
+)
+async def test_positions_of_other_histories_are_ignored(
+    system: System, position: pb.SourcePosition
+) -> None:
+    """What can't be compared is no obstacle."""
+    await system.first_snapshots(flights=[flight_event("a")], prices=[price_event("a")])
+    answer = await search(system, min_positions=[position])
+
+    assert flights_of(answer.itineraries) == [["a"]]
+
+
+async def test_prices_are_indicative_once_pricing_is_silent(system: System) -> None:
+    """When pricing's newest word is older than five seconds, prices say so; flights are shown."""
+    system.schedule.snapshot([flight_event("a")])
+    system.pricing.snapshot([price_event("a")])
+    system.schedule.bookmark()
+    system.pricing.bookmark(age=timedelta(seconds=6))
+    await system.sources.warm()
+    old = await search(system)
+    system.pricing.events([price_event("a", 120, version=2)], 1)
+    system.pricing.bookmark(1)
+    system.pricing.events([price_event("a", 130, version=3)], 2)
+    fresh = await search(system, min_positions=[at_least("pricing", 2)])
+
+    assert old.itineraries[0].price_basis == pb.PRICE_BASIS_INDICATIVE
+    assert old.positions[1].lag.seconds >= 6
+    assert fresh.itineraries[0].price_basis == pb.PRICE_BASIS_LIVE
+
+
+async def test_a_stream_gives_direct_flights_first_and_then_all_others(system: System) -> None:
+    """The first response has the direct flights and the positions, later ones the connections."""
+    await system.first_snapshots(
+        flights=[
+            flight_event("direct"),
+            *(flight_event(f"to{n}", "JFK", f"X{n:02}") for n in range(20)),
+            *(
+                flight_event(f"on{n}", f"X{n:02}", "LAX", EIGHT + timedelta(hours=3))
+                for n in range(20)
+            ),
+        ],
+        prices=[
+            price_event(key)
+            for key in ["direct", *(f"{leg}{n}" for n in range(20) for leg in ("to", "on"))]
+        ],
+    )
+    request = pb.StreamItinerariesRequest(query=asking())
+    responses = [r async for r in system.stub.StreamItineraries(request, timeout=5)]
+    direct = pb.StreamItinerariesRequest(query=asking(max_stops=0))
+    (only,) = [r async for r in system.stub.StreamItineraries(direct, timeout=5)]
+
+    assert flights_of(responses[0].itineraries) == [["direct"]]
+    assert [p.source for p in responses[0].positions] == ["schedule", "pricing"]
+    assert [len(r.itineraries) for r in responses[1:]] == [8, 8, 4]
+    assert len({i.itinerary_id for r in responses for i in r.itineraries}) == 21
+    assert flights_of(only.itineraries) == [["direct"]]
+
+
+class Watched(ItinerarySearch):
+    """Counts the airports at which connections were looked for, and sees streams end."""
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self.ended = asyncio.Event()
+        self.looked_at = 0
+        connecting = self._timetable.connecting
+
+        def counted(journey: Journey, connection: str) -> list[Itinerary]:
+            self.looked_at += 1
+            return connecting(journey, connection)
+
+        self._timetable.connecting = counted  # type: ignore[method-assign]  # a spy
+
+    async def stream(
+        self, query: ItineraryQuery, *, at_least: Sequence[Position] = ()
+    ) -> AsyncGenerator[Found, None]:
+        """As it is, with its end seen."""
+        try:
+            async for found in super().stream(query, at_least=at_least):
+                yield found
+        finally:
+            self.ended.set()
+
+
+async def test_a_stream_stops_when_its_reader_goes_away(tmp_path: Path) -> None:
+    """Cancelling after the first response ends the search long before its end."""
+    airports = [f"{n:03}" for n in range(300)]
+    later = EIGHT + timedelta(hours=3)
+    flights = [flight_event(f"to{a}/{i}", "JFK", a) for a in airports for i in range(4)]
+    flights += [flight_event(f"on{a}/{i}", a, "LAX", later) for a in airports for i in range(4)]
+    keys = [event.flight_changed.flight_id for event in flights]
+    async with running_search(tmp_path / "search.db", Watched) as system:
+        assert isinstance(system.search, Watched)
+        await system.first_snapshots(flights=flights, prices=[price_event(key) for key in keys])
+        call = system.stub.StreamItineraries(pb.StreamItinerariesRequest(query=asking()))
+        first = await anext(aiter(call))
+        call.cancel()
+        await asyncio.wait_for(system.search.ended.wait(), 5)
+
+    assert first.itineraries == []
+    assert system.search.looked_at < 150
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason", "field"),
+    [
+        ({"query": asking(origin="XXX")}, "UNKNOWN_AIRPORT", "query.origin"),
+        ({"query": asking(destination="jfk")}, "UNKNOWN_AIRPORT", "query.destination"),
+        ({"query": asking(destination="JFK")}, "VALIDATION_FAILED", "query.destination"),
+        (
+            {"query": asking(departure_date=date(2026, 3, 5))},
+            "DATE_OUT_OF_RANGE",
+            "query.departure_date",
+        ),
+        (
+            {"query": asking(departure_date=Date(year=2026, month=2, day=30))},
+            "VALIDATION_FAILED",
+            "query.departure_date",
+        ),
+        (
+            {"query": asking(departure_date=Date(year=2**31 - 1, month=-1, day=1))},
+            "VALIDATION_FAILED",
+            "query.departure_date",
+        ),
+        ({"query": asking(passengers=0)}, "VALIDATION_FAILED", "query.passengers"),
+        ({"query": asking(passengers=10)}, "VALIDATION_FAILED", "query.passengers"),
+        ({"query": asking(cabin=0)}, "VALIDATION_FAILED", "query.cabin"),
+        ({"query": asking(cabin=99)}, "VALIDATION_FAILED", "query.cabin"),
+        ({"query": asking(max_stops=2)}, "VALIDATION_FAILED", "query.max_stops"),
+        ({"sort_order": 99}, "VALIDATION_FAILED", "sort_order"),
+        ({"page_size": 101}, "VALIDATION_FAILED", "page_size"),
+        ({"page_size": -1}, "VALIDATION_FAILED", "page_size"),
+        ({"page_token": "nonsense"}, "INVALID_PAGE_TOKEN", "page_token"),
+    ],
+)
+async def test_a_wrong_request_names_its_field(
+    system: System, fields: dict[str, Any], reason: str, field: str
+) -> None:
+    """Wrong requests are INVALID_ARGUMENT with a reason and the field, in both kinds of search."""
+    status = await refusal(search(system, **fields))
+    statuses = [status]
+    if "query" in fields:
+        request = pb.StreamItinerariesRequest(query=fields["query"])
+        call = system.stub.StreamItineraries(request, timeout=5)
+        statuses.append(await refusal(anext(aiter(call))))
+
+    for said in statuses:
+        assert said.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert said.reason == reason
+        assert said.domain == "flight-search"
+        assert [violation.field for violation in said.violations] == [field]
+
+
+async def test_an_empty_request_says_what_it_lacks(system: System) -> None:
+    """Nothing asked is not an internal error."""
+    status = await refusal(system.stub.SearchItineraries(pb.SearchItinerariesRequest(), timeout=5))
+
+    assert status.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert len(status.violations) == 5
+
+
+async def test_an_airport_without_flights_has_an_empty_result(system: System) -> None:
+    """An airport that exists but is not served is no error."""
+    await system.first_snapshots(flights=[flight_event("a")], prices=[price_event("a")])
+    answer = await search(system, query=asking(origin="FRA"))
+
+    assert answer.itineraries == []
+    assert answer.next_page_token == ""
+
+
+async def test_airports_are_found_as_people_type(system: System) -> None:
+    """Served airports come first and say so; sizes and empty texts are checked."""
+    await system.first_snapshots(flights=[flight_event("a")], prices=[])
+    stub = system.stub
+    found = await stub.SearchAirports(pb.SearchAirportsRequest(query="los", page_size=3), timeout=5)
+    statuses = [
+        await refusal(stub.SearchAirports(pb.SearchAirportsRequest(query=text, page_size=size)))
+        for text, size in [("", 0), ("  ", 0), ("los", 51), ("los", -1)]
+    ]
+
+    assert [(a.code, a.served) for a in found.airports[:2]] == [("LOS", False), ("LAX", True)]
+    assert found.airports[1].time_zone == "America/Los_Angeles"
+    assert len(found.airports) == 3
+    assert [status.violations[0].field for status in statuses] == ["query"] * 2 + ["page_size"] * 2
