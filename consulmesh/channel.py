@@ -119,6 +119,19 @@ class MeshChannel(aio.Channel):
         )
 
 
+class _Pairs(aio.Metadata):
+    """Metadata that gRPC only iterates over; to build its own would cost more than the pairs."""
+
+    def __init__(self, pairs: tuple[tuple[str, str | bytes], ...]) -> None:
+        self._pairs = pairs
+
+    def __iter__(self) -> Iterator[tuple[str, str | bytes]]:
+        return iter(self._pairs)
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+
 class _Outgoing:
     """What the calls of one method have in common."""
 
@@ -143,7 +156,7 @@ class _Outgoing:
 
     def prepare(
         self, timeout: float | None, metadata: _Metadata | None
-    ) -> tuple[float | None, Sequence[tuple[str, str | bytes]]]:
+    ) -> tuple[float | None, aio.Metadata]:
         """Timeout and metadata of a call that is to be made now."""
         context = current()
         timeout = self._timeout(timeout, context.deadline)
@@ -151,10 +164,10 @@ class _Outgoing:
             raise self._no_time_left()
         pairs = inject(context, caller=self._caller, relay_token=self._relay_token)
         if not metadata:
-            return timeout, pairs
+            return timeout, _Pairs(pairs)
         own = tuple(metadata)
         keys = {key for key, _ in own}
-        return timeout, (*own, *(pair for pair in pairs if pair[0] not in keys))
+        return timeout, _Pairs((*own, *(pair for pair in pairs if pair[0] not in keys)))
 
     def watch(self, call: aio.Call) -> None:
         """Measures a call that was just made."""

@@ -4,7 +4,7 @@ The current context is a context variable: it is inherited by tasks that a handl
 not be inherited by background jobs, which are started in a fresh `contextvars` context.
 """
 
-import os
+import random
 import time
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field, replace
@@ -13,7 +13,12 @@ from types import TracebackType
 from typing import Self
 
 _HEX = "0123456789abcdef"
-_TRACEPARENT = 55  # 2-32-16-2 hexadecimal digits with dashes between
+_PARTS = 3  # of a traceparent after its version: trace, span and flags
+_LENGTHS = (2, 32, 16, 2)
+_NO_TRACE, _NO_SPAN = "0" * 32, "0" * 16
+_SAMPLED = frozenset(f"{flags:02x}" for flags in range(1, 256, 2))
+# Ids have to be unique, not secret; seeded from the system.
+_random_bits = random.Random().getrandbits  # noqa: S311 - see above
 
 
 class Criticality(StrEnum):
@@ -36,15 +41,18 @@ class TraceContext:
     @classmethod
     def root(cls) -> Self:
         """The start of a new trace."""
-        digits = os.urandom(24).hex()
-        return cls(digits[:32], digits[32:])
+        return cls(f"{_random_bits(128):032x}", f"{_random_bits(64):016x}")
 
     @classmethod
     def parse(cls, traceparent: str | None) -> Self:
         """The caller's position; a new root when there is none or it is not well-formed."""
-        if traceparent is None or not _well_formed(traceparent):
+        if traceparent is None:
             return cls.root()
-        return cls(traceparent[3:35], traceparent[36:52], bool(int(traceparent[54], 16) & 1))
+        version, _, rest = traceparent.partition("-")
+        parts = rest.split("-")
+        if not _well_formed(version, parts):
+            return cls.root()
+        return cls(parts[0], parts[1], parts[2] in _SAMPLED)
 
     def traceparent(self) -> str:
         """The header's value."""
@@ -52,19 +60,22 @@ class TraceContext:
 
     def child(self) -> Self:
         """A new span of the same trace."""
-        return type(self)(self.trace_id, os.urandom(8).hex(), self.sampled)
+        return type(self)(self.trace_id, f"{_random_bits(64):016x}", self.sampled)
 
 
-def _well_formed(header: str) -> bool:
-    if len(header) < _TRACEPARENT or header[:2] == "ff":
+def _well_formed(version: str, parts: list[str]) -> bool:
+    """Later versions may add parts; what they have in common with the first is read."""
+    if len(parts) < _PARTS or (len(parts) > _PARTS and version == "00") or version == "ff":
         return False
-    if len(header) > _TRACEPARENT and (header[:2] == "00" or header[_TRACEPARENT] != "-"):
+    trace_id, span_id, flags = parts[:_PARTS]
+    if (len(version), len(trace_id), len(span_id), len(flags)) != _LENGTHS:
         return False
-    if not header[2] == header[35] == header[52] == "-":
-        return False
-    digits = header[:2] + header[3:35] + header[36:52] + header[53:55]
     # str.strip leaves nothing exactly when each character is one of those given
-    return not digits.strip(_HEX) and bool(header[3:35].strip("0") and header[36:52].strip("0"))
+    return (
+        trace_id != _NO_TRACE
+        and span_id != _NO_SPAN
+        and not (version + trace_id + span_id + flags).strip(_HEX)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

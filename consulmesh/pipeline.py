@@ -3,99 +3,43 @@
 context (deadline, trace, request id, criticality, caller, token) → admission → authorization →
 decoding → the handler → errors → access log and metrics.
 
-Handlers are wrapped when they are registered, so that nothing is looked up for each call. All four
-kinds of RPC are served; a streaming handler is an async generator or a coroutine that writes to its
-context. Each answer carries the trailer `mesh-instance`, but for those that gRPC core gives itself.
+Each answer carries the trailer `mesh-instance`, but for those that gRPC core gives itself.
 """
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Final, Protocol, cast
+from collections.abc import Callable
+from typing import Final
 
 import grpc
 import structlog
-from google.protobuf.message import DecodeError
 from grpc import aio
 
-from consulmesh.context import CURRENT, CallContext
-from consulmesh.errors import InvalidArgument
+from consulmesh.context import CURRENT
 from consulmesh.logs import AccessRecord
-from consulmesh.metrics import UNKNOWN_METHOD, MethodMetrics, RpcMetrics
+from consulmesh.metrics import MethodMetrics, RpcMetrics
+from consulmesh.policies import Admission, Authorization, Metadata, Peer
 from consulmesh.propagation import INSTANCE, extract
-from consulmesh.translation import Answer, Draining, Translation, UnknownMethod
-
-Handler = Callable[[Any, Any], Any]
-Metadata = tuple[tuple[str, str | bytes], ...]
-
-
-class Peer(Protocol):
-    """What is used of gRPC's servicer context, typed as it behaves."""
-
-    async def abort(self, code: grpc.StatusCode, details: str, trailing: Metadata) -> None:
-        """Sends an error, and raises."""
-
-    async def write(self, message: Any) -> None:
-        """Sends a message of a stream."""
-
-    def invocation_metadata(self) -> Metadata | None:
-        """What the client sent."""
-
-    def time_remaining(self) -> float | None:
-        """Seconds; None without a deadline."""
-
-    def trailing_metadata(self) -> Metadata:
-        """What was set last."""
-
-    def set_trailing_metadata(self, metadata: Metadata) -> None:
-        """Sets what is sent with the status."""
-
-    def code(self) -> grpc.StatusCode | None:
-        """What the handler set, if it did."""
-
+from consulmesh.translation import Answer, Draining, Translation
 
 _log = structlog.get_logger()
 
-_OK: Final = grpc.StatusCode.OK
+_OK: Final = grpc.StatusCode.OK.name
+_CANCELLED: Final = grpc.StatusCode.CANCELLED.name
 _QUIET: Final = "grpc.health.v1.Health/"  # asked every second: worth a line only when it fails
 # A cancellation this near to the deadline is its doing: gRPC rounds deadlines on the wire.
 _NEAR_SECONDS: Final = 0.02
 _NEAR_SHARE: Final = 0.01
 
 
-class Admission(Protocol):
-    """Decides whether a call may start, by how much work there is already."""
-
-    def admit(self, method: str, call: CallContext) -> None:
-        """Returns, or raises an error that the server's translation knows."""
-
-
-class Authorization(Protocol):
-    """Decides whether this peer may call this method."""
-
-    def authorize(self, method: str, call: CallContext, peer: Peer) -> None:
-        """Returns, or raises PermissionDenied or Unauthenticated."""
-
-
-class AdmitAll:
-    """Never refuses."""
-
-    def admit(self, method: str, call: CallContext) -> None:
-        """Returns."""
-
-
-class AuthorizeAll:
-    """Never refuses."""
-
-    def authorize(self, method: str, call: CallContext, peer: Peer) -> None:
-        """Returns."""
-
-
 class Pipeline:
-    """Wraps handlers, and knows the calls that are in flight."""
+    """What the calls of a server share.
+
+    All mutable state: the number of calls in flight, the endless ones among them (streams without a
+    deadline), whether the server drains, and the event that says that no call is left.
+    """
 
     def __init__(
         self,
@@ -110,58 +54,52 @@ class Pipeline:
         self.translation = translation
         self.trailer = ((INSTANCE, instance),)
         self.access_log = access_log
-        self.calls: set[Call] = set()
+        self.metrics = metrics
+        self.in_flight = 0
         self.draining = False
         self._admission = admission
         self._authorization = authorization
-        self._metrics = metrics
-        self._idle = asyncio.Event()
+        self._endless: set[Call] = set()
+        self._empty = asyncio.Event()
+
+    def method(self, name: str, metrics: MethodMetrics | None = None) -> Method:
+        """What the calls of one method share ("package.Service/Method")."""
+        return Method(name, metrics or self.metrics.served(name))
 
     def drain(self) -> None:
-        """Ends the streams that have no deadline, and lets no more of them begin."""
+        """Ends the endless calls, and lets no more of them begin."""
         self.draining = True
-        for call in tuple(self.calls):
+        for call in tuple(self._endless):
             call.drain()
 
-    async def idle(self) -> None:
-        """Returns once no call is in flight; calls that come later are not waited for."""
-        while self.calls:
-            self._idle.clear()
-            await self._idle.wait()
+    async def empty(self) -> None:
+        """Returns once no call is in flight."""
+        while self.in_flight:
+            self._empty.clear()
+            await self._empty.wait()
 
     def enter(self, call: Call) -> None:
-        """Admission and authorization."""
-        if self.draining and call.endless:
-            raise Draining
-        if not call.method.quiet:
-            self._admission.admit(call.method.name, call.context)
-        self._authorization.authorize(call.method.name, call.context, call.peer)
+        """Admission and authorization; health is always admitted."""
+        if call.endless:
+            if self.draining:
+                raise Draining
+            self._endless.add(call)
+        method = call.method
+        if not method.quiet:
+            self._admission.admit(method.name, call.context)
+        self._authorization.authorize(method.name, call.context, call.peer)
 
     def left(self, call: Call) -> None:
-        """Called by each call at its end."""
-        self.calls.discard(call)
-        if not self.calls:
-            self._idle.set()
-
-    def wrap(self, path: str, handler: grpc.RpcMethodHandler[Any, Any]) -> Any:
-        """The handler that gRPC is to have in place of this one."""
-        name = path.lstrip("/")
-        method = Method(name, self._metrics.served(name))
-        shape = (handler.request_streaming, handler.response_streaming)
-        return _WRAPPERS[shape](self, method, handler)
-
-    def unknown(self, path: str) -> Any:
-        """A handler that answers UNIMPLEMENTED to whatever kind of call this is."""
-
-        async def refuse(_requests: object, _peer: Peer) -> None:
-            raise UnknownMethod(f"There is no method {path[:200]}.")
-
-        method = Method(path.lstrip("/")[:200], self._metrics.served(UNKNOWN_METHOD))
-        return _stream_stream(self, method, grpc.stream_stream_rpc_method_handler(refuse))
+        """Each call's last step."""
+        self.in_flight -= 1
+        if call.endless:
+            self._endless.discard(call)
+        if not self.in_flight:
+            self._empty.set()
 
 
 class Method:
-    """What the calls of one method have in common."""
+    """What the calls of one method share."""
 
     __slots__ = ("metrics", "name", "quiet")
 
@@ -172,36 +110,30 @@ class Method:
 
 
 class Call:
-    """One call from its context to its line in the log."""
+    """One call, from its context to its line in the log."""
 
     __slots__ = (
-        "_drained",
-        "_pipeline",
-        "_started",
-        "_task",
-        "context",
-        "endless",
-        "method",
-        "peer",
+        *("_drained", "_pipeline", "_started", "_task"),
+        *("context", "endless", "method", "peer"),
     )
 
     def __init__(self, pipeline: Pipeline, method: Method, peer: Peer, *, streaming: bool) -> None:
         self._started = time.monotonic()
         self._pipeline = pipeline
-        self._task = asyncio.current_task()
         self._drained = False
+        self._task: asyncio.Task[object] | None = asyncio.current_task()
         self.method = method
         self.peer = peer
-        self.context = extract(peer.invocation_metadata() or (), peer.time_remaining())
-        self.endless = streaming and self.context.deadline is None
-        CURRENT.set(self.context)  # in the context of the call's own task
+        self.context = context = extract(peer.invocation_metadata() or (), peer.time_remaining())
+        self.endless = streaming and context.deadline is None
+        CURRENT.set(context)  # in the context of the call's own task, which ends with it
         peer.set_trailing_metadata(pipeline.trailer)
         method.metrics.started()
-        pipeline.calls.add(self)
+        pipeline.in_flight += 1
 
     def drain(self) -> None:
-        """Ends the call if it would not end by itself."""
-        if self.endless and not self._drained and self._task is not None:
+        """Cancels the handler; what it raises becomes UNAVAILABLE (DRAINING)."""
+        if self._task is not None:
             self._drained = True
             self._task.cancel()
 
@@ -209,34 +141,32 @@ class Call:
         """The handler returned."""
         if self._drained:
             await self._outlive_drain()
-        trailers = self.peer.trailing_metadata()
-        if trailers is not self._pipeline.trailer:
-            self.peer.set_trailing_metadata((*trailers, *self._pipeline.trailer))
-        self._ended((self.peer.code() or _OK).name, None)
+        trailers, own = self.peer.trailing_metadata(), self._pipeline.trailer
+        if trailers is not own:  # the handler has set some
+            self.peer.set_trailing_metadata((*trailers, *own))
+        code = self.peer.code()
+        self._ended(_OK if code is None else code.name)
 
     async def failed(self, error: BaseException) -> None:
-        """The handler raised; raises what gRPC is to see in its place."""
+        """The handler raised, and so does this, as gRPC wants it."""
         answer = self._answer(error)
         if answer is None:
             raise error
-        self._ended(answer.status.code.name, answer.status.reason)
-        await self.peer.abort(
-            answer.status.code,
-            answer.status.message,
-            (*answer.trailers, *self._pipeline.trailer),
-        )
+        status = answer.status
+        self._ended(status.code.name, status.reason)
+        trailers: Metadata = (*answer.trailers, *self._pipeline.trailer)
+        await self.peer.abort(status.code, status.message, trailers)
 
     def _answer(self, error: BaseException) -> Answer | None:
-        """What to say; None when it has been said, or nobody is there to hear it."""
+        """What to say; None when it has been said already, or nobody is there to hear it."""
         if isinstance(error, asyncio.CancelledError):
             return self._cancelled(error)
         if isinstance(error, aio.AbortError):
-            self._ended((self.peer.code() or grpc.StatusCode.UNKNOWN).name, None)
+            code = self.peer.code()
+            self._ended(_CANCELLED if code is None else code.name)
             return None
-        if not isinstance(error, Exception) or (
-            isinstance(error, aio.BaseError) and not isinstance(error, aio.UsageError)
-        ):
-            self._ended(grpc.StatusCode.CANCELLED.name, None)
+        if not isinstance(error, Exception) or _peer_is_gone(error):
+            self._ended(_CANCELLED)
             return None
         return self._translated(error)
 
@@ -251,19 +181,19 @@ class Call:
             self._task.uncancel()
             return self._translated(Draining())
         if self._task is not None and self._task.cancelling():
-            self._ended(self._why_cancelled().name, None)
+            self._ended(self._why_cancelled())
             return None
         # Something that the handler awaited was cancelled, not the call. gRPC would take it for the
-        # latter and never answer.
+        # latter, and the client would never get an answer.
         return self._translated(Draining() if self._pipeline.draining else error)
 
-    def _why_cancelled(self) -> grpc.StatusCode:
+    def _why_cancelled(self) -> str:
         deadline = self.context.deadline
         if deadline is not None:
             near = max(_NEAR_SECONDS, (deadline - self._started) * _NEAR_SHARE)
             if deadline - time.monotonic() <= near:
-                return grpc.StatusCode.DEADLINE_EXCEEDED
-        return grpc.StatusCode.CANCELLED
+                return grpc.StatusCode.DEADLINE_EXCEEDED.name
+        return _CANCELLED
 
     async def _outlive_drain(self) -> None:
         """Takes the cancellation that came when the handler had nothing left to await."""
@@ -271,23 +201,23 @@ class Call:
             await asyncio.sleep(0)
         except asyncio.CancelledError:
             if self._task is None or self._task.uncancel():
-                raise
+                raise  # it was not only ours
 
-    def _ended(self, code: str, reason: str | None) -> None:
+    def _ended(self, code: str, reason: str | None = None) -> None:
         seconds = time.monotonic() - self._started
         self._pipeline.left(self)
         self.method.metrics.ended(code, seconds)
-        if self.method.quiet and code == _OK.name:
+        if self.method.quiet and code == _OK:
             return
-        context = self.context
+        context, trace = self.context, self.context.trace
         self._pipeline.access_log(
             AccessRecord(
                 time.time(),
                 self.method.name,
                 code,
                 seconds,
-                context.trace.trace_id,
-                context.trace.span_id,
+                trace.trace_id,
+                trace.span_id,
                 context.request_id,
                 context.caller,
                 reason,
@@ -295,144 +225,6 @@ class Call:
         )
 
 
-def _unary_unary(
-    pipeline: Pipeline, method: Method, handler: grpc.RpcMethodHandler[Any, Any]
-) -> Any:
-    serve = _coroutine(cast("Handler", handler.unary_unary))
-    decode = _strict(handler.request_deserializer)
-    encode = _encoder(handler.response_serializer)
-
-    async def unary_unary(raw: bytes, peer: Peer) -> bytes:
-        call = Call(pipeline, method, peer, streaming=False)
-        try:
-            pipeline.enter(call)
-            response = encode(await serve(decode(raw), peer), peer)
-        except BaseException as error:
-            await call.failed(error)
-            raise
-        await call.succeeded()
-        return response
-
-    return grpc.unary_unary_rpc_method_handler(unary_unary)
-
-
-def _stream_unary(
-    pipeline: Pipeline, method: Method, handler: grpc.RpcMethodHandler[Any, Any]
-) -> Any:
-    serve = _coroutine(cast("Handler", handler.stream_unary))
-    encode = _encoder(handler.response_serializer)
-
-    async def stream_unary(requests: AsyncIterator[Any], peer: Peer) -> bytes:
-        call = Call(pipeline, method, peer, streaming=True)
-        try:
-            pipeline.enter(call)
-            response = encode(await serve(requests, peer), peer)
-        except BaseException as error:
-            await call.failed(error)
-            raise
-        await call.succeeded()
-        return response
-
-    return grpc.stream_unary_rpc_method_handler(
-        stream_unary, request_deserializer=_strict(handler.request_deserializer)
-    )
-
-
-def _unary_stream(
-    pipeline: Pipeline, method: Method, handler: grpc.RpcMethodHandler[Any, Any]
-) -> Any:
-    serve = _writer(cast("Handler", handler.unary_stream))
-    decode = _strict(handler.request_deserializer)
-
-    async def unary_stream(raw: bytes, peer: Peer) -> None:
-        call = Call(pipeline, method, peer, streaming=True)
-        try:
-            pipeline.enter(call)
-            await serve(decode(raw), peer)
-        except BaseException as error:
-            await call.failed(error)
-            raise
-        await call.succeeded()
-
-    return grpc.unary_stream_rpc_method_handler(
-        unary_stream, response_serializer=handler.response_serializer
-    )
-
-
-def _stream_stream(
-    pipeline: Pipeline, method: Method, handler: grpc.RpcMethodHandler[Any, Any]
-) -> Any:
-    serve = _writer(cast("Handler", handler.stream_stream))
-
-    async def stream_stream(requests: AsyncIterator[Any], peer: Peer) -> None:
-        call = Call(pipeline, method, peer, streaming=True)
-        try:
-            pipeline.enter(call)
-            await serve(requests, peer)
-        except BaseException as error:
-            await call.failed(error)
-            raise
-        await call.succeeded()
-
-    return grpc.stream_stream_rpc_method_handler(
-        stream_stream,
-        request_deserializer=_strict(handler.request_deserializer),
-        response_serializer=handler.response_serializer,
-    )
-
-
-_WRAPPERS: Final = {
-    (False, False): _unary_unary,
-    (True, False): _stream_unary,
-    (False, True): _unary_stream,
-    (True, True): _stream_stream,
-}
-
-
-def _coroutine(handler: Handler) -> Callable[[Any, Any], Awaitable[Any]]:
-    if inspect.iscoroutinefunction(handler):
-        return handler
-
-    async def serve(request: Any, peer: Peer) -> Any:
-        response = handler(request, peer)
-        return await response if inspect.isawaitable(response) else response
-
-    return serve
-
-
-def _writer(handler: Handler) -> Callable[[Any, Any], Awaitable[None]]:
-    """The handler as a coroutine that writes to its context."""
-    if inspect.iscoroutinefunction(handler):
-        return handler
-
-    async def serve(request: Any, peer: Peer) -> None:
-        messages = handler(request, peer)
-        try:
-            async for message in messages:
-                await peer.write(message)
-        finally:
-            # at once, not when it is collected: it may hold what others wait for
-            await messages.aclose()
-
-    return serve
-
-
-def _strict(decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
-    def decoded(raw: bytes) -> Any:
-        try:
-            return raw if decode is None else decode(raw)
-        except (DecodeError, ValueError):
-            raise InvalidArgument(
-                reason="MALFORMED_REQUEST", message="The request could not be decoded."
-            ) from None
-
-    return decoded
-
-
-def _encoder(encode: Callable[[Any], bytes] | None) -> Callable[[Any, Peer], bytes]:
-    def encoded(response: Any, peer: Peer) -> bytes:
-        if peer.code() not in {None, _OK}:
-            return b""  # gRPC sends the status that the handler set, and no message
-        return response if encode is None else encode(response)
-
-    return encoded
+def _peer_is_gone(error: Exception) -> bool:
+    """Errors of gRPC itself say so, but for the one that says that it was used wrongly."""
+    return isinstance(error, aio.BaseError) and not isinstance(error, aio.UsageError)

@@ -24,10 +24,11 @@ from grpc_reflection.v1alpha import (  # type: ignore[import-untyped]  # it has 
     reflection,
 )
 
-from consulmesh import logs
+from consulmesh import handlers, logs
 from consulmesh.logs import AccessRecord
 from consulmesh.metrics import RpcMetrics, rpc_metrics
-from consulmesh.pipeline import Admission, AdmitAll, Authorization, AuthorizeAll, Pipeline
+from consulmesh.pipeline import Pipeline
+from consulmesh.policies import Admission, AdmitAll, Authorization, AuthorizeAll
 from consulmesh.translation import Translation
 
 _Handlers = Mapping[str, "grpc.RpcMethodHandler[Any, Any]"]
@@ -92,7 +93,7 @@ class MeshServer(aio.Server):
     @property
     def in_flight(self) -> int:
         """Calls that are being served."""
-        return len(self._pipeline.calls)
+        return self._pipeline.in_flight
 
     def add_generic_rpc_handlers(
         self, generic_rpc_handlers: Iterable[grpc.GenericRpcHandler]
@@ -103,7 +104,7 @@ class MeshServer(aio.Server):
 
     def add_registered_method_handlers(self, service_name: str, method_handlers: _Handlers) -> None:
         wrapped = {
-            name: self._pipeline.wrap(f"/{service_name}/{name}", handler)
+            name: handlers.wrap(self._pipeline, f"/{service_name}/{name}", handler)
             for name, handler in method_handlers.items()
         }
         self._server.add_registered_method_handlers(service_name, wrapped)
@@ -143,7 +144,7 @@ class MeshServer(aio.Server):
         # gRPC does not wait for what handlers do after their call is over (grpc/grpc#37239)
         try:
             async with asyncio.timeout(_LAST_WORDS_SECONDS):
-                await self._pipeline.idle()
+                await self._pipeline.empty()
         except TimeoutError:
             _log.warning("handlers_left_running", count=self.in_flight)
 
@@ -171,7 +172,7 @@ class _Generic(grpc.GenericRpcHandler):
         found = self._handler.service(handler_call_details)
         if found is None:
             return None
-        return self._pipeline.wrap(handler_call_details.method, found)
+        return handlers.wrap(self._pipeline, handler_call_details.method, found)
 
 
 class _Unknown(grpc.GenericRpcHandler):
@@ -179,4 +180,4 @@ class _Unknown(grpc.GenericRpcHandler):
         self._pipeline = pipeline
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        return self._pipeline.unknown(handler_call_details.method)
+        return handlers.unknown(self._pipeline, handler_call_details.method)

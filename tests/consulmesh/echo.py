@@ -54,12 +54,13 @@ class EchoStub:
             "Chat": channel.stream_stream,
             "Missing": channel.unary_unary,
         }
+        generated: Any = {"_registered_method": True}  # missing in gRPC's stubs
         made: dict[str, Any] = {
             method: make(
                 f"/{SERVICE}/{method}",
                 request_serializer=StringValue.SerializeToString,
                 response_deserializer=StringValue.FromString,
-                _registered_method=True,
+                **generated,
             )
             for method, make in kinds.items()
         }

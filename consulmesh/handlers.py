@@ -1,0 +1,177 @@
+"""Puts the pipeline around handlers, once, when they are registered.
+
+All four kinds of RPC. A streaming handler is an async generator or a coroutine that writes to its
+context. Requests are decoded here, and not by gRPC, which calls what it cannot decode INTERNAL.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Final, cast
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from consulmesh.errors import InvalidArgument
+from consulmesh.metrics import UNKNOWN_METHOD
+from consulmesh.pipeline import Call, Method, Pipeline
+from consulmesh.policies import Peer
+from consulmesh.translation import UnknownMethod
+
+_Handler = Callable[[Any, Any], Any]
+_LONGEST_NAME: Final = 200
+
+
+def wrap(pipeline: Pipeline, path: str, handler: grpc.RpcMethodHandler[Any, Any]) -> Any:
+    """The handler that gRPC is to have in place of this one ("/package.Service/Method")."""
+    shape = (handler.request_streaming, handler.response_streaming)
+    return _WRAPPERS[shape](pipeline, pipeline.method(path.lstrip("/")), handler)
+
+
+def unknown(pipeline: Pipeline, path: str) -> Any:
+    """A handler that answers UNIMPLEMENTED, whatever kind of call this is."""
+
+    async def refuse(_requests: object, _peer: Peer) -> None:
+        raise UnknownMethod(f"There is no method {path[:_LONGEST_NAME]}.")
+
+    # a client may invent names without end: they share one time series
+    metrics = pipeline.metrics.served(UNKNOWN_METHOD)
+    method = pipeline.method(path.lstrip("/")[:_LONGEST_NAME], metrics)
+    return _stream_stream(
+        pipeline, method, grpc.stream_stream_rpc_method_handler(cast("Any", refuse))
+    )
+
+
+def _unary_unary(pipeline: Pipeline, method: Method, handler: Any) -> Any:
+    serve = _coroutine(handler.unary_unary)
+    decode, encode = _strict(handler.request_deserializer), _encoder(handler.response_serializer)
+
+    async def unary_unary(raw: bytes, peer: Peer) -> bytes:
+        call = Call(pipeline, method, peer, streaming=False)
+        try:
+            pipeline.enter(call)
+            response = encode(await serve(decode(raw), peer), peer)
+        except BaseException as error:
+            await call.failed(error)
+            raise
+        await call.succeeded()
+        return response
+
+    return grpc.unary_unary_rpc_method_handler(cast("Any", unary_unary))
+
+
+def _stream_unary(pipeline: Pipeline, method: Method, handler: Any) -> Any:
+    serve = _coroutine(handler.stream_unary)
+    decode, encode = _strict(handler.request_deserializer), _encoder(handler.response_serializer)
+
+    async def stream_unary(requests: AsyncIterator[Any], peer: Peer) -> bytes:
+        call = Call(pipeline, method, peer, streaming=True)
+        try:
+            pipeline.enter(call)
+            response = encode(await serve(requests, peer), peer)
+        except BaseException as error:
+            await call.failed(error)
+            raise
+        await call.succeeded()
+        return response
+
+    return grpc.stream_unary_rpc_method_handler(
+        cast("Any", stream_unary), request_deserializer=decode
+    )
+
+
+def _unary_stream(pipeline: Pipeline, method: Method, handler: Any) -> Any:
+    serve = _writer(handler.unary_stream)
+    decode, encode = _strict(handler.request_deserializer), handler.response_serializer
+
+    async def unary_stream(raw: bytes, peer: Peer) -> None:
+        call = Call(pipeline, method, peer, streaming=True)
+        try:
+            pipeline.enter(call)
+            await serve(decode(raw), peer)
+        except BaseException as error:
+            await call.failed(error)
+            raise
+        await call.succeeded()
+
+    return grpc.unary_stream_rpc_method_handler(
+        cast("Any", unary_stream), response_serializer=encode
+    )
+
+
+def _stream_stream(pipeline: Pipeline, method: Method, handler: Any) -> Any:
+    serve = _writer(handler.stream_stream)
+    decode, encode = _strict(handler.request_deserializer), handler.response_serializer
+
+    async def stream_stream(requests: AsyncIterator[Any], peer: Peer) -> None:
+        call = Call(pipeline, method, peer, streaming=True)
+        try:
+            pipeline.enter(call)
+            await serve(requests, peer)
+        except BaseException as error:
+            await call.failed(error)
+            raise
+        await call.succeeded()
+
+    return grpc.stream_stream_rpc_method_handler(
+        cast("Any", stream_stream), request_deserializer=decode, response_serializer=encode
+    )
+
+
+_WRAPPERS: Final = {
+    (False, False): _unary_unary,
+    (True, False): _stream_unary,
+    (False, True): _unary_stream,
+    (True, True): _stream_stream,
+}
+
+
+def _coroutine(handler: _Handler) -> Callable[[Any, Any], Awaitable[Any]]:
+    """The handler as a coroutine: what generated code has for an RPC that nobody wrote is none."""
+    if inspect.iscoroutinefunction(handler):
+        return handler
+
+    async def serve(request: Any, peer: Peer) -> Any:
+        response = handler(request, peer)
+        return await response if inspect.isawaitable(response) else response
+
+    return serve
+
+
+def _writer(handler: _Handler) -> Callable[[Any, Any], Awaitable[None]]:
+    """The handler as a coroutine that writes to its context."""
+    if inspect.iscoroutinefunction(handler):
+        return handler
+
+    async def serve(request: Any, peer: Peer) -> None:
+        messages = handler(request, peer)
+        try:
+            async for message in messages:
+                await peer.write(message)
+        finally:
+            # at once, not when it is collected: it may hold what others wait for
+            await messages.aclose()
+
+    return serve
+
+
+def _strict(decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+    def decoded(raw: bytes) -> Any:
+        try:
+            return raw if decode is None else decode(raw)
+        except (DecodeError, ValueError):
+            raise InvalidArgument(
+                reason="MALFORMED_REQUEST", message="The request could not be decoded."
+            ) from None
+
+    return decoded
+
+
+def _encoder(encode: Callable[[Any], bytes] | None) -> Callable[[Any, Peer], bytes]:
+    def encoded(response: Any, peer: Peer) -> bytes:
+        if peer.code() is not None:
+            return b""  # gRPC sends the status that the handler has set, and no message
+        return response if encode is None else encode(response)
+
+    return encoded

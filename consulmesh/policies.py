@@ -1,0 +1,66 @@
+"""What decides whether a server does what it is asked: admission by load, authorization by peer."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import grpc
+
+from consulmesh.context import CallContext
+
+Metadata = tuple[tuple[str, str | bytes], ...]
+
+
+class Peer(Protocol):
+    """What is used of gRPC's servicer context, typed as it behaves."""
+
+    async def abort(self, code: grpc.StatusCode, details: str, trailing: Metadata) -> None:
+        """Sends an error, and raises."""
+
+    async def write(self, message: Any) -> None:
+        """Sends a message of a stream."""
+
+    def invocation_metadata(self) -> Metadata | None:
+        """What the client sent."""
+
+    def time_remaining(self) -> float | None:
+        """Seconds; None without a deadline."""
+
+    def trailing_metadata(self) -> Metadata:
+        """What was set last."""
+
+    def set_trailing_metadata(self, metadata: Metadata) -> None:
+        """Sets what is sent with the status."""
+
+    def code(self) -> grpc.StatusCode | None:
+        """What the handler set, if it did."""
+
+    def auth_context(self) -> Mapping[str, list[bytes]]:
+        """What the transport proved about the peer."""
+
+
+class Admission(Protocol):
+    """Decides whether a call may start, by how much work there is already."""
+
+    def admit(self, method: str, call: CallContext) -> None:
+        """Returns, or raises an error that the server's translation knows."""
+
+
+class Authorization(Protocol):
+    """Decides whether this peer may call this method ("package.Service/Method")."""
+
+    def authorize(self, method: str, call: CallContext, peer: Peer) -> None:
+        """Returns, or raises PermissionDenied or Unauthenticated."""
+
+
+class AdmitAll:
+    """Never refuses."""
+
+    def admit(self, method: str, call: CallContext) -> None:
+        """Returns."""
+
+
+class AuthorizeAll:
+    """Never refuses."""
+
+    def authorize(self, method: str, call: CallContext, peer: Peer) -> None:
+        """Returns."""
