@@ -37,8 +37,8 @@ class Announcement:
     it meanwhile, and a critical start would take it from them. An id that somebody else registers
     anew is reported and left alone: two processes that fight for an id help nobody.
 
-    All mutable state: whether the agent was ever told, the hash of what it knows of us, and whether it
-    failed to answer last time.
+    All mutable state: whether the agent was ever told, the hash of what it knows of us, and
+    whether it failed to answer last time.
     """
 
     def __init__(self, consul: ConsulApi, registration: Registration) -> None:

@@ -39,7 +39,11 @@ class Instance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listed:
-    """One entry of a health answer. `unproven`: critical only because no probe has run yet."""
+    """One entry of a health answer.
+
+    `unproven`: critical without a reason, because no probe has run yet; Consul shows the reason
+    of a probe that failed from the start only minutes later.
+    """
 
     instance: Instance
     unproven: bool
@@ -78,7 +82,7 @@ class Believed:
     A single instance that deregisters is gone at once. But within the window after an interruption
     (an agent that lost its state answers with an empty list until the instances have told it
     again), or after a list of several was emptied at one stroke, instances that are absent or
-    that no probe has proven yet stay, until they are listed, another takes their address, or the
+    that are unproven stay, until they are listed, another takes their address, or the
     window is over. Keeping a dead one costs little: gRPC does not pick what it cannot connect to.
 
     All mutable state: the current set, the size of the last list, and the end of the window.
