@@ -10,7 +10,6 @@ from eventstream.errors import (
     DatabaseClosedError,
     LeaseLostError,
     PositionMovedError,
-    SlowReaderError,
     StorageUnavailableError,
     StreamBrokenError,
 )
@@ -40,7 +39,6 @@ __all__ = [
     "Outbox",
     "PositionMovedError",
     "Retention",
-    "SlowReaderError",
     "SqlInbox",
     "StorageUnavailableError",
     "StreamBrokenError",

@@ -27,12 +27,6 @@ class DatabaseBusyError(Exception):
     reason = "DATABASE_BUSY"
 
 
-class SlowReaderError(Exception):
-    """The reader of a stream took too long over one batch; it resumes with its last cursor."""
-
-    reason = "SLOW_READER"
-
-
 class StreamBrokenError(Exception):
     """What arrived on a stream does not continue what arrived before; nothing of it was applied."""
 
@@ -49,6 +43,5 @@ STATUS_CODES: Final[Mapping[type[Exception], grpc.StatusCode]] = {
     StorageUnavailableError: grpc.StatusCode.UNAVAILABLE,
     DatabaseClosedError: grpc.StatusCode.UNAVAILABLE,
     DatabaseBusyError: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    SlowReaderError: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 """For a service to merge into its own table."""

@@ -32,6 +32,13 @@ _log = structlog.get_logger()
 _SILENCE: Final = timedelta(seconds=3)
 _FIRST_PAUSE: Final = 0.05  # seconds
 _LONGEST_PAUSE: Final = 5.0
+_AT_A_POSITION: Final = frozenset(
+    {
+        stream_pb2.PHASE_SNAPSHOT_COMPLETED,
+        stream_pb2.PHASE_EVENTS,
+        stream_pb2.PHASE_BOOKMARK,
+    }
+)
 
 
 class WatchResponse(Protocol[E_co]):
@@ -179,7 +186,7 @@ class Follower(Generic[E]):
     async def _take(self, response: WatchResponse[E]) -> None:
         wall, monotonic = self._clock(), time.monotonic()
         await self._apply(response)
-        if response.HasField("read_time"):
+        if response.phase in _AT_A_POSITION and response.HasField("read_time"):
             age = wall - response.read_time.ToNanoseconds() / 1e9
             self._fresh = (max(0.0, age), monotonic)
             if response.phase != stream_pb2.PHASE_SNAPSHOT_COMPLETED:

@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 from sqlalchemy import Boolean, Column, Connection, Integer, MetaData, String, Table, delete, select
 from sqlalchemy import update as sql_update
 
-from eventstream import Database, Feed, InboxTables, Outbox, SqlInbox, insert_into
+from eventstream import Batch, Database, Feed, InboxTables, Outbox, SqlInbox, insert_into
 from flights.schedule.v1.schedule_pb2 import (
     Flight,
     FlightEvent,
@@ -48,12 +48,15 @@ Watch = Callable[[Cursor | None], "grpc.aio.UnaryStreamCall[Message, WatchFlight
 def put(connection: Connection, flight_id: str, distance_km: int) -> int:
     """Create or change a flight and tell of it; returns the event's number."""
     known = connection.scalar(select(FLIGHTS.c.version).where(FLIGHTS.c.flight_id == flight_id))
-    row = {"flight_id": flight_id, "version": (known or 0) + 1, "distance_km": distance_km}
-    if known is None:
-        connection.execute(FLIGHTS.insert().values(row))
-    else:
-        connection.execute(sql_update(FLIGHTS).where(FLIGHTS.c.flight_id == flight_id).values(row))
-    event = FlightEvent(flight_changed=Flight(**row))
+    version = (known or 0) + 1
+    change = {"version": version, "distance_km": distance_km}
+    connection.execute(
+        insert_into(connection, FLIGHTS)
+        .values(flight_id=flight_id, **change)
+        .on_conflict_do_update(index_elements=["flight_id"], set_=change)
+    )
+    flight = Flight(flight_id=flight_id, version=version, distance_km=distance_km)
+    event = FlightEvent(flight_changed=flight)
     return OUTBOX.append(connection, flight_id, event.SerializeToString(), NOW)
 
 
@@ -141,6 +144,16 @@ def feed(db: Database) -> Feed[FlightEvent]:
     return Feed(db, OUTBOX, event=FlightEvent, snapshot=rows)
 
 
+def answer(batch: Batch[FlightEvent]) -> WatchFlightsResponse:
+    """Return a batch as the RPC's response."""
+    return WatchFlightsResponse(
+        phase=batch.phase,
+        cursor=batch.cursor,
+        events=batch.events,
+        read_time=batch.read_time,
+    )
+
+
 @asynccontextmanager
 async def source(url: str) -> AsyncIterator[Database]:
     """Return a database of flights, empty where it is new."""
@@ -167,12 +180,7 @@ async def serving(db: Database, port: int = 0) -> AsyncIterator[tuple[Watch, int
     ) -> AsyncIterator[WatchFlightsResponse]:
         cursor = request.cursor if request.HasField("cursor") else None
         async for batch in stream.watch(cursor):
-            yield WatchFlightsResponse(
-                phase=batch.phase,
-                cursor=batch.cursor,
-                events=batch.events,
-                read_time=batch.read_time,
-            )
+            yield answer(batch)
 
     server = grpc.aio.server()
     server.add_generic_rpc_handlers(
