@@ -93,13 +93,14 @@ class BookingService:
         self._clock = clock
 
     async def create(self, user: User, request: BookingRequest, wait: float | None) -> Booking:
-        """Book, and wait at most so many seconds for the outcome."""
+        """Book, and answer with the outcome or, after so many seconds, with PENDING."""
+        until = asyncio.get_running_loop().time() + (_LONGEST_WAIT if wait is None else wait)
         key = RequestKey.of_booking(user, request)
         booking = await self._bookings.requested(key)
         if booking is None:
             await self._check_quote(request)
             booking = await self._begin(user, request, key)
-        return await self._outcome(booking, _LONGEST_WAIT if wait is None else wait)
+        return await self._outcome(booking, until)
 
     async def get(self, user: User, booking_id: str) -> Booking:
         """One booking of the user."""
@@ -162,11 +163,11 @@ class BookingService:
             except ReferenceTaken:
                 continue
 
-    async def _outcome(self, booking: Booking, wait: float) -> Booking:
+    async def _outcome(self, booking: Booking, until: float) -> Booking:
         if booking.settled:
             return booking
         try:
-            async with asyncio.timeout(wait):
+            async with asyncio.timeout_at(until):
                 async for state in self.watch(booking.user, booking.booking_id):
                     booking = state
         except TimeoutError:

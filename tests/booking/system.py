@@ -1,7 +1,7 @@
 """Booking instances over one database, with the fakes of pricing and schedule, on real HTTP/2."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -91,14 +91,19 @@ class System:
         self._instances: list[Instance] = []
         self._requests = 0
 
-    async def start(self, terms: Terms = FAST, deadline: float = 2.0) -> Instance:
+    async def start(
+        self,
+        terms: Terms = FAST,
+        deadline: float = 2.0,
+        store_of: Callable[[Database, Changes], BookingStore] = BookingStore,
+    ) -> Instance:
         """One more instance over the same database."""
         async with AsyncExitStack() as stack:
             db = await stack.enter_async_context(
                 Database.open(f"sqlite:///{self.database}", migrations="booking:migrations")
             )
             changes = Changes(db)
-            store = BookingStore(db, changes)
+            store = store_of(db, changes)
             quotes = PricingQuotes(self._pricing_channel, deadline)
             seats = ScheduleSeats(self._schedule_channel, timedelta(minutes=10), deadline)
             runner = SagaRunner(
@@ -132,6 +137,11 @@ class System:
             )
         self._instances.append(instance)
         return instance
+
+    @property
+    def newest(self) -> Instance:
+        """The instance that was started last."""
+        return self._instances[-1]
 
     async def close(self) -> None:
         """End every instance."""
