@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import tzinfo
+from functools import cache
 from operator import itemgetter
 from zoneinfo import ZoneInfo
 
@@ -16,6 +17,7 @@ from flight_search.domain import Airport
 NOT_DECOMPOSED = str.maketrans({"æ": "ae", "đ": "d", "ð": "d", "ł": "l", "ø": "o"})
 """Letters that people type without their accent, but that Unicode does not take apart."""
 LAST = chr(0x10FFFF)
+_zone = cache(ZoneInfo)  # zoneinfo itself keeps eight
 
 
 class AirportDirectory:
@@ -48,7 +50,7 @@ class AirportDirectory:
     def zone(self, code: str) -> tzinfo | None:
         """The time zone of an airport; None for a code that no airport has."""
         airport = self._airports.get(code)
-        return ZoneInfo(airport.time_zone) if airport else None
+        return _zone(airport.time_zone) if airport else None
 
     def search(self, text: str, served: frozenset[str], limit: int) -> list[Airport]:
         """The airports that a text is the beginning of.

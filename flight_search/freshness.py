@@ -69,14 +69,14 @@ class FollowedSources:
 
         A new one when it has every source's first snapshot, however long that takes; a complete
         one of an earlier run when it has caught up, or soon without: it answers when the owners
-        are away.
+        are away. One whose owner has started another snapshot is not complete.
         """
-        while not self._complete():
-            await self._model.moved.wait()
         with suppress(TimeoutError):
             async with asyncio.timeout(CATCH_UP.total_seconds()):
                 for followed in self._sources.values():
                     await followed.caught_up.wait()
+        while not self._complete():
+            await self._model.moved.wait()
 
     def _complete(self) -> bool:
         return all(self._model.position(source) for source in self._sources)

@@ -233,29 +233,27 @@ class ReadModel:
     def _rows(
         self, statement: str, parameters: Mapping[str, object] | Sequence[object]
     ) -> list[tuple[Any, ...]]:
-        with self._watched():
+        try:
             return self._db.execute(statement, parameters).fetchall()
+        except sqlite3.DatabaseError as error:
+            self._note(error)
+            raise
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._watched():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:  # some errors have rolled back already
-                    self._db.execute("ROLLBACK")
-                raise
-
-    @contextmanager
-    def _watched(self) -> Iterator[None]:
         try:
-            yield
-        except sqlite3.DatabaseError as error:
-            if is_damage(error):
-                self.damaged.set()
+            self._db.execute("BEGIN IMMEDIATE")
+            yield self._db
+            self._db.execute("COMMIT")
+        except BaseException as error:
+            self._note(error)
+            if self._db.in_transaction:  # some errors have rolled back already
+                self._db.execute("ROLLBACK")
             raise
+
+    def _note(self, error: BaseException) -> None:
+        if isinstance(error, sqlite3.DatabaseError) and is_damage(error):
+            self.damaged.set()
 
 
 def _parameters(journey: Journey, after: Place = BEFORE_ALL, limit: int = -1) -> dict[str, object]:

@@ -59,6 +59,28 @@ async def test_a_restarted_instance_goes_on_where_it_was(
     assert system.schedule.asked == system.pricing.asked == [Cursor(epoch=EPOCH, seq=1)]
 
 
+async def test_a_restarted_instance_waits_for_a_snapshot_that_has_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that an owner is about to replace is not served until it has."""
+    monkeypatch.setattr(freshness, "CATCH_UP", timedelta(milliseconds=50))
+    path = tmp_path / "search.db"
+    async with running_search(path) as system:
+        await system.first_snapshots(flights=[flight_event("a")], prices=[price_event("a")])
+    async with running_search(path) as system:
+        system.schedule.start_snapshot(3, epoch="new")
+        system.schedule.rows([flight_event("b")])
+        await until(lambda: not system.model.position("schedule"))
+        warm = asyncio.create_task(system.sources.warm())
+        await asyncio.sleep(0.1)
+        early = warm.done()
+        system.schedule.end()
+        system.schedule.snapshot([flight_event("b")], 3, epoch="new")
+        await warm
+
+    assert not early
+
+
 async def test_a_new_history_replaces_the_old_one(tmp_path: Path) -> None:
     """After an owner's restore from a backup, its snapshot overwrites what was newer before."""
     async with running_search(tmp_path / "search.db") as system:
