@@ -121,7 +121,7 @@ class Translation:
             Status(
                 code=code,
                 message=clean(str(error)),
-                reason=getattr(error, "reason", None) or _upper_snake(type(error).__name__),
+                reason=_reason(error),
                 domain=self._domain,
                 metadata={str(key): str(value) for key, value in metadata.items()},
                 violations=tuple(
@@ -152,9 +152,19 @@ def _answer(status: Status) -> Answer:
     return Answer(status=status, trailers=status.trailers())
 
 
-def _upper_snake(name: str) -> str:
-    """FlightNotFound → FLIGHT_NOT_FOUND."""
+def _reason(error: BaseException) -> str:
+    """FlightNotFound → FLIGHT_NOT_FOUND, unless the error says something else."""
+    said = getattr(error, "reason", None)
+    if isinstance(said, str) and said:
+        return said
+    if isinstance(error, NotImplementedError):
+        return "METHOD_NOT_IMPLEMENTED"
+    name = type(error).__name__
     return "".join(
-        f"_{letter}" if at and letter.isupper() and not name[at - 1].isupper() else letter
+        f"_{letter}" if at and letter.isupper() and _begins_word(name, at) else letter
         for at, letter in enumerate(name)
     ).upper()
+
+
+def _begins_word(name: str, at: int) -> bool:
+    return not name[at - 1].isupper() or name[at + 1 : at + 2].islower()

@@ -6,6 +6,7 @@ microsecond, so what a message says below that is cut off.
 
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from string import ascii_uppercase
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -55,7 +56,7 @@ def calendar_date(message: Date) -> date:
 
 def money(amount_: Decimal, currency: str) -> Money:
     """The message of an amount of at most nine decimal places, in a currency of ISO 4217."""
-    if len(currency) != _CURRENCY_LETTERS or not (currency.isascii() and currency.isupper()):
+    if len(currency) != _CURRENCY_LETTERS or currency.strip(ascii_uppercase):
         raise ValueError(f"{currency!r} is no currency code")
     units, nanos = divmod(_billionths(amount_), _NANOS)
     sign = -1 if amount_.is_signed() else 1
