@@ -25,12 +25,12 @@ def now() -> datetime:
 
 
 async def main() -> None:
-    """Wire the service and run it."""
+    """Wire the service and run it. The database is closed last: jobs give their lease back."""
     config = MeshConfig.from_env(os.environ, version=__version__)
     url = database_url(os.environ, "pricing", config.state_dir)
     async with (
-        Mesh.join("pricing", config) as mesh,
         Database.open(url, migrations="pricing:migrations") as database,
+        Mesh.join("pricing", config) as mesh,
     ):
         pricing = Pricing(SqlStore(database), now)
         feed = Feed(database, tables.outbox, event=PriceEvent, snapshot=snapshot)

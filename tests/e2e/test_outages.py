@@ -1,0 +1,114 @@
+"""Parts of the running system die under steady searches; short forms of what `bench/` measures."""
+
+import asyncio
+import signal
+import uuid
+from typing import Any
+
+import pytest
+
+from bench.outages import consul_stopped, killed, rolling
+from bench.steady import some_searches
+from bench.subject import Subject
+from tests.e2e.test_walk import found, quoted
+
+
+@pytest.mark.parametrize("service", ["flight-search", "pricing"])
+async def test_a_killed_instance_costs_no_search(subject: Subject, service: str) -> None:
+    """`kill -9` of one of two, brought back by the supervisor."""
+    figures = await killed(subject, service, for_good=False)
+    print(figures)
+
+    assert figures.searches.outcomes
+    assert not figures.searches.failures
+
+
+async def test_an_instance_that_stays_away_leaves_every_caller_set(subject: Subject) -> None:
+    """Killed and not restarted, it is out of every client; started again, it is back."""
+    figures = await killed(subject, "flight-search", for_good=True)
+    print(figures)
+
+    assert not figures.searches.failures
+    assert figures.seconds["out of gateway-bff-1"] < 5
+    assert figures.seconds["passing again after its start"] < 20
+
+
+async def test_consul_may_be_away(subject: Subject) -> None:
+    """Ten seconds without Consul cost no search, and everything registers again by itself."""
+    figures = await consul_stopped(subject, 10)
+    print(figures)
+
+    assert not figures.searches.failures
+
+
+async def test_every_instance_may_be_restarted_in_turn(subject: Subject) -> None:
+    """SIGTERM to each of the services, one after the other, costs no search."""
+    figures = await rolling(subject)
+    print(figures)
+
+    assert not figures.searches.failures
+
+
+async def test_a_frozen_service_costs_its_deadline_and_no_more(subject: Subject) -> None:
+    """Pricing is stopped in its tracks: a quote is a 504 problem within the route's budget."""
+    itinerary = (await found(subject, some_searches()[0]))[0]
+    wanted = {"itinerary_id": itinerary["itinerary_id"], "passengers": 1}
+    url = f"{subject.settings.gateway_url}/v1/quotes"
+    loop = asyncio.get_running_loop()
+    for slot in (1, 2):
+        subject.signal(f"pricing-{slot}", signal.SIGSTOP)
+    try:
+        began = loop.time()
+        async with subject.http.post(url, json=wanted) as answer:
+            took, problem = loop.time() - began, await answer.json()
+    finally:
+        for slot in (1, 2):
+            subject.signal(f"pricing-{slot}", signal.SIGCONT)
+
+    assert problem["code"] in {"DEADLINE_EXCEEDED", "UPSTREAM_UNAVAILABLE"}
+    assert answer.status in {503, 504}
+    assert took < 3
+
+
+async def test_a_booking_survives_the_death_of_its_instance(
+    subject: Subject, bearer: dict[str, str]
+) -> None:
+    """Both instances are killed while bookings are made; each settles, once, by its key."""
+    quotes = [
+        await quoted(subject, (await found(subject, some_searches()[3]))[0]) for _ in range(8)
+    ]
+    keys = [str(uuid.uuid4()) for _ in quotes]
+
+    async def settled(quote: dict[str, Any], key: str) -> dict[str, Any]:
+        while True:
+            status, body = await attempt(subject, quote, bearer | {"Idempotency-Key": key})
+            if status in {201, 409}:
+                return body
+
+    making = [asyncio.create_task(settled(q, k)) for q, k in zip(quotes, keys, strict=True)]
+    for slot in (1, 2):
+        subject.signal(f"booking-{slot}", signal.SIGKILL)
+    bookings = await asyncio.gather(*making)
+    again = [await settled(q, k) for q, k in zip(quotes, keys, strict=True)]
+
+    assert {booking["status"] for booking in bookings} == {"confirmed"}
+    assert [b["booking_id"] for b in again] == [b["booking_id"] for b in bookings]
+
+
+async def attempt(
+    subject: Subject, quote: dict[str, Any], headers: dict[str, str]
+) -> tuple[int, dict[str, Any]]:
+    """One attempt to book; an unavailable service is waited for."""
+    wanted = {
+        "quote_id": quote["quote_id"],
+        "passengers": [{"given_name": "Ann", "family_name": "Lee"}],
+        "contact": {"email": "ann@example.org"},
+    }
+    url = f"{subject.settings.gateway_url}/v1/bookings"
+    async with subject.http.post(url, json=wanted, headers=headers) as answer:
+        body = await answer.json()
+        if answer.status in {202, 503, 504}:
+            await asyncio.sleep(0.2)
+        else:
+            assert answer.status in {201, 409}, body
+        return answer.status, body
