@@ -279,6 +279,7 @@ async def _serving(ads: AdsServicer) -> AsyncIterator[int]:
         yield port
     finally:
         await server.stop(None)
+        await ads.idle()
 
 
 async def _metrics(

@@ -29,7 +29,7 @@ from consulmesh.xds.messages import (
 _BALANCERS: Final = {"", "round_robin"}
 _MAPPED: Final = {"Target", "Default", "ConnectTimeout", "RequestTimeout"}
 _CONNECT_TIMEOUTS: Final = {timedelta(), timedelta(seconds=5)}  # unset, Consul's default
-_HOME: Final = {"Namespace": "default", "Partition": "default", "Datacenter": "dc1"}
+_PLACE: Final = ("Namespace", "Partition", "Datacenter", "Peer")
 _SELECTORS: Final = {"Name", "Namespace", "Partition", "Peer"}
 
 
@@ -81,9 +81,13 @@ def resources(upstream: Upstream) -> Resources:
 
 def nowhere(name: str) -> Resources:
     """Return the resources of an upstream that nobody knows: calls to it fail at once."""
-    target = f"{name}.default.default.dc1"
-    node = {"Type": "resolver", "Name": target, "Resolver": {"Target": target}}
-    chain = {"ServiceName": name, "StartNode": "start", "Nodes": {"start": node}, **_HOME}
+    node = {"Type": "resolver", "Name": name, "Resolver": {"Target": name}}
+    chain = {
+        "ServiceName": name,
+        "StartNode": "start",
+        "Nodes": {"start": node},
+        "Targets": {name: {"Service": name}},
+    }
     return resources(Upstream(name=name, chain=chain, instances_by_target={}, defaults={}))
 
 
@@ -93,9 +97,10 @@ def _cluster_name(upstream: Upstream, target: str) -> str:
     So the cluster of a service is the same whether Consul knows it yet or not, which matters: a
     call that waits for its connection waits for the cluster that it was routed to first.
     """
-    chain = upstream.chain
-    home = ".".join(chain[key] for key in ("ServiceName", *_HOME))
-    return upstream.name if target == home else f"{upstream.name}/{target}"
+    chain, about = upstream.chain, upstream.chain["Targets"][target]
+    itself = about["Service"] == chain["ServiceName"] and not about.get("ServiceSubset")
+    nearby = all(about.get(key) == chain.get(key) for key in _PLACE)
+    return upstream.name if itself and nearby else f"{upstream.name}/{target}"
 
 
 def _resolver(nodes: Json, node_id: str, warn: Warn) -> Json:

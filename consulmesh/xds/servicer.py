@@ -34,12 +34,14 @@ class StreamState:
 class _Connection:
     """A stream, the upstreams it holds in the directory, and what wakes its writer.
 
-    All mutable state: the stream, the timers of upstreams that are awaited, the wake-up event.
+    All mutable state: the stream, the timers of upstreams that are awaited, the wake-up event, and
+    whether it is closed.
     """
 
     def __init__(self, directory: Directory, patience: timedelta) -> None:
         self.stream = Stream()
         self.wake = asyncio.Event()
+        self.closed = asyncio.Event()
         self._directory = directory
         self._patience = patience.total_seconds()
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -54,6 +56,7 @@ class _Connection:
     def close(self) -> None:
         """Listen to nothing any more."""
         self._listen(frozenset())
+        self.closed.set()
 
     def _listen(self, names: frozenset[str]) -> None:
         for name in self._timers.keys() - names:
@@ -102,6 +105,11 @@ class AdsServicer(AggregatedDiscoveryServiceServicer):  # type: ignore[misc]  # 
             )
             for stream in (connection.stream for connection in self._connections)
         )
+
+    async def idle(self) -> None:
+        """Wait until no stream is open; a server that stopped does not wait for its handlers."""
+        while self._connections:
+            await next(iter(self._connections)).closed.wait()
 
     async def StreamAggregatedResources(
         self, requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]

@@ -3,12 +3,17 @@
 import asyncio
 import time
 from collections import Counter
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import grpc
 import pytest
 
+from consulmesh.catalog import Upstream
+from consulmesh.xds import endpoints
+from consulmesh.xds.messages import Cluster, ResourceType, pack
+from consulmesh.xds.resources import Resources, resources
 from tests.consulmesh.xds_world import (
     SERVICE,
     call,
@@ -172,3 +177,29 @@ async def test_the_last_subscriber_takes_the_watch_along() -> None:
 
     assert during == {"echo"}
     assert mesh.servicer.states() == ()
+
+
+async def test_a_refused_resource_is_reported_and_calls_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """When gRPC core refuses a resource, the reason is kept, counted, and the old one holds."""
+
+    def broken(view: Upstream) -> Resources:
+        good = resources(view)
+        cluster = endpoints.cluster("echo")
+        cluster.lb_policy = Cluster.LbPolicy.Value("MAGLEV")
+        by_type = {**good.by_type, ResourceType.CLUSTER: {"echo": pack(cluster)}}
+        return replace(good, by_type=by_type)
+
+    async with world() as mesh, echoing() as echo, mesh.channel() as channel:
+        mesh.catalog.show(upstream([instance(echo.port)]))
+        await call(channel)
+        monkeypatch.setattr("consulmesh.xds.directory.resources", broken)
+        mesh.catalog.show(upstream([instance(echo.port)]))
+        await until(lambda: mesh.servicer.nacks[ResourceType.CLUSTER] == 1)
+        (nack,) = mesh.servicer.states()[0].nacks
+        answer = await call(channel)
+
+    assert nack.type is ResourceType.CLUSTER
+    assert "LB policy is not supported" in nack.detail
+    assert answer == str(echo.port)

@@ -167,7 +167,11 @@ def test_a_subset_or_a_redirect_is_a_cluster_of_its_own() -> None:
     node = {"Type": "resolver", "Name": target, "Resolver": {"Target": target}}
     view = Upstream(
         name="echo",
-        chain=chain(StartNode="resolver:x", Nodes={"resolver:x": node}),
+        chain=chain(
+            StartNode="resolver:x",
+            Nodes={"resolver:x": node},
+            Targets={target: {"Service": "other", "ServiceSubset": "v1"}},
+        ),
         instances_by_target={target: (instance(7001),)},
         defaults={},
     )

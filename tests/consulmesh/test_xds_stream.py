@@ -18,7 +18,9 @@ MORE = resources(upstream([instance(7001), instance(7002)]))
 RETRIED = resources(upstream([instance(7001)], ServiceMeta=RETRIES))
 MOVED = resources(
     upstream(
-        StartNode="x", Nodes={"x": {"Type": "resolver", "Name": "x", "Resolver": {"Target": "x"}}}
+        StartNode="x",
+        Nodes={"x": {"Type": "resolver", "Name": "x", "Resolver": {"Target": "x"}}},
+        Targets={"x": {"Service": "x"}},
     )
 )
 

@@ -1,7 +1,7 @@
 """A service of the mesh as a process of its own: `python -m tests.consulmesh.xds_process`.
 
-`test.v1.EchoService/Get` answers with the instance id; `Slow` takes 300 ms, `Watch` streams until
-it is cut, `Fail` is a background job that fails.
+`test.v1.EchoService/Get` answers with the instance id; `Slow` takes 300 ms and `Sleep` a minute,
+`Watch` streams until it is cut, `Fail` is a background job that fails.
 """
 
 import asyncio
@@ -35,6 +35,10 @@ def handlers(mesh: Mesh) -> dict[str, Any]:
         await asyncio.sleep(0.3)
         return mesh.instance_id.encode()
 
+    async def sleep(_request: bytes, _context: Any) -> bytes:
+        await asyncio.sleep(60)
+        return mesh.instance_id.encode()
+
     async def watch(_request: bytes, _context: Any) -> AsyncIterator[bytes]:
         while True:
             yield mesh.instance_id.encode()
@@ -50,6 +54,7 @@ def handlers(mesh: Mesh) -> dict[str, Any]:
     return {
         "Get": grpc.unary_unary_rpc_method_handler(get),
         "Slow": grpc.unary_unary_rpc_method_handler(slow),
+        "Sleep": grpc.unary_unary_rpc_method_handler(sleep),
         "Watch": grpc.unary_stream_rpc_method_handler(watch),
         "Fail": grpc.unary_unary_rpc_method_handler(fail),
     }

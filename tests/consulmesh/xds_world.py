@@ -82,15 +82,14 @@ def chain(**changes: Any) -> dict[str, Any]:
     """Return the chain Consul compiles for a service `echo` without config entries."""
     node = f"resolver:{TARGET}"
     resolver = {"ConnectTimeout": "5s", "Default": True, "Target": TARGET}
+    place = {"Namespace": "default", "Partition": "default", "Datacenter": "dc1"}
     return {
         "ServiceName": "echo",
-        "Namespace": "default",
-        "Partition": "default",
-        "Datacenter": "dc1",
+        **place,
         "Protocol": "tcp",
         "StartNode": node,
         "Nodes": {node: {"Type": "resolver", "Name": TARGET, "Resolver": resolver}},
-        "Targets": {TARGET: {"ID": TARGET, "Service": "echo"}},
+        "Targets": {TARGET: {"ID": TARGET, "Service": "echo", **place}},
     } | changes
 
 
