@@ -16,7 +16,7 @@ from booking.tables import outbox
 from booking.upstreams import PricingQuotes, ScheduleSeats
 from consulmesh import Mesh, MeshConfig
 from consulmesh.users import DEFAULT_ISSUER, TokenVerifier
-from eventstream import Database, Feed, database_url
+from eventstream import Database, Feed, Retention, database_url, trim_forever
 from flights.booking.v1.booking_pb2 import BookingEvent
 from flights.booking.v1.booking_pb2_grpc import add_BookingServiceServicer_to_server
 
@@ -24,13 +24,13 @@ _HOLD = timedelta(minutes=10)  # far longer than the terms of the runner
 
 
 async def main() -> None:
-    """Wire the service and serve until told to stop."""
+    """Wire the service and serve until told to stop. The database is closed last."""
     config = MeshConfig.from_env(os.environ, version=__version__)
     url = database_url(os.environ, "booking", config.state_dir)
     clock = partial(datetime.now, UTC)
     async with (
-        Mesh.join("booking", config) as mesh,
         Database.open(url, migrations="booking:migrations") as db,
+        Mesh.join("booking", config) as mesh,
     ):
         changes = Changes(db)
         store = BookingStore(db, changes)
@@ -48,6 +48,7 @@ async def main() -> None:
             add_BookingServiceServicer_to_server(servicer, server)
             mesh.start(changes.run(), name="booking changes")
             mesh.start(runner.run(), name="saga runner")
+            mesh.start(trim_forever(db, outbox, Retention()), name="outbox trim")
             await mesh.serve(server)
 
 
