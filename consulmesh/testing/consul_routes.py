@@ -124,7 +124,11 @@ class ConsulRoutes:
         )
 
     async def _put_config(self, request: web.Request) -> web.Response:
-        self._agent.state.put_config(await request.json())
+        entry = await request.json()
+        known = self._agent.state.config.get((entry["Kind"], entry["Name"]), {})
+        if "cas" in request.query and int(request.query["cas"]) != known.get("ModifyIndex", 0):
+            return web.json_response(data=False)
+        self._agent.state.put_config(entry)
         return web.json_response(data=True)
 
     async def _delete_config(self, request: web.Request) -> web.Response:

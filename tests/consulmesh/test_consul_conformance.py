@@ -84,13 +84,15 @@ async def http_server(
         await runner.cleanup()
 
 
-async def put(consul: AnyConsul, path: str, body: Any = None) -> None:
-    """Write to Consul as an operator does."""
+async def put(consul: AnyConsul, path: str, body: Any = None) -> str:
+    """Write to Consul as an operator does; returns the answer."""
     async with (
         aiohttp.ClientSession() as session,
         session.put(consul.url + path, json=body) as response,
     ):
-        assert response.status == HTTPStatus.OK, await response.text()
+        text = await response.text()
+        assert response.status == HTTPStatus.OK, text
+        return text.strip()
 
 
 async def test_a_registered_instance_becomes_passing_by_its_own_check(api: ConsulApi) -> None:
@@ -325,6 +327,21 @@ async def test_an_unrelated_or_an_equal_entry_does_not_wake(
 
     assert time.monotonic() - began > SHORT.total_seconds() / 2
     assert again.data["ModifyIndex"] == config.data["ModifyIndex"]
+
+
+async def test_an_entry_is_written_only_from_the_index_it_was_read_at(
+    consul: AnyConsul, api: ConsulApi
+) -> None:
+    """Check-and-set: 0 stands for an entry that is not there yet."""
+    entry = {"Kind": "service-defaults", "Name": "checked", "Protocol": "grpc"}
+    created = await put(consul, "/v1/config?cas=0", entry)
+    again = await put(consul, "/v1/config?cas=0", {**entry, "Protocol": "http"})
+    there = await api.ask(Query.config_entry("service-defaults", "checked"))
+    path = f"/v1/config?cas={there.data['ModifyIndex']}"
+    changed = await put(consul, path, {**entry, "Protocol": "http"})
+
+    assert (created, again, changed) == ("true", "false", "true")
+    assert there.data["Protocol"] == "grpc"
 
 
 async def test_maintenance_takes_an_instance_out_and_back(
