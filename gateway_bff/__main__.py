@@ -1,0 +1,55 @@
+"""The gateway's process: joins the mesh, opens the door, and closes it without a failed request."""
+
+import os
+from datetime import timedelta
+
+from prometheus_client import REGISTRY
+
+import consulmesh
+from consulmesh import Check, Mesh, MeshConfig
+from consulmesh.users import TokenVerifier
+from flights.booking.v1.booking_pb2_grpc import BookingServiceStub
+from flights.pricing.v1.pricing_pb2_grpc import PricingServiceStub
+from flights.schedule.v1.schedule_pb2_grpc import ScheduleServiceStub
+from flights.search.v1.search_pb2_grpc import SearchServiceStub
+from gateway_bff import __version__
+from gateway_bff.app import create_app
+from gateway_bff.readiness import Readiness
+from gateway_bff.server import listening
+from gateway_bff.settings import DEFAULT_PORT, Settings
+from gateway_bff.upstreams import Upstreams
+
+_LAST_EVENTS = timedelta(seconds=2)  # for open streams to come to their own end
+
+
+async def main() -> None:
+    """Serve until told to stop: not ready, deregistered, streams ended, requests finished."""
+    environ = {"MESH_PORT": str(DEFAULT_PORT), **os.environ}
+    config = MeshConfig.from_env(environ, version=__version__)
+    settings = Settings.from_env(environ)
+    async with Mesh.join("gateway-bff", config) as mesh:
+        upstreams = Upstreams(
+            search=SearchServiceStub(mesh.channel("flight-search")),
+            schedule=ScheduleServiceStub(mesh.channel("schedule")),
+            pricing=PricingServiceStub(mesh.channel("pricing")),
+            booking=BookingServiceStub(mesh.channel("booking", relay_token=True)),
+            users=TokenVerifier.from_env(environ, config.state_dir),
+            is_reachable=Readiness(mesh.channel("flight-search")),
+        )
+        app = create_app(upstreams, settings, registry=REGISTRY)
+        async with listening(
+            app,
+            host=config.host,
+            port=config.port,
+            settings=settings,
+            grace=config.drain_grace,
+        ) as port:
+            check = Check.http("/readyz", interval=config.check_interval)
+            async with mesh.announced(port, check):
+                await mesh.draining.wait()
+                app.state.draining = True
+            await app.state.streams.end(_LAST_EVENTS)
+
+
+if __name__ == "__main__":
+    consulmesh.run(main)

@@ -1,0 +1,95 @@
+"""The application: routes, the edge around them, and every exception's way to a problem.
+
+`create_app` makes independent applications: all state is in what it is given, and in `app.state`.
+"""
+
+from collections.abc import Iterable
+
+import grpc
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from prometheus_client import CollectorRegistry
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Match, Route
+
+from consulmesh.errors import PermissionDenied, Unauthenticated
+from gateway_bff import __version__, failures, openapi
+from gateway_bff.connection import ClientGone
+from gateway_bff.edge import Edge
+from gateway_bff.problems import Problem
+from gateway_bff.routes import airports, bookings, flights, itineraries, quotes, system
+from gateway_bff.settings import Settings
+from gateway_bff.sse import OpenStreams
+from gateway_bff.telemetry import HttpMetrics
+from gateway_bff.upstreams import Upstreams
+
+_ROUTERS = (itineraries, airports, flights, quotes, bookings, system)
+
+
+def create_app(upstreams: Upstreams, settings: Settings, *, registry: CollectorRegistry) -> FastAPI:
+    """The public API over these upstreams. Its metrics go to `registry`, which `/metrics` shows."""
+    app = FastAPI(
+        title="flightmesh",
+        summary="Flights: search, quote, book",
+        version=__version__,
+        # given flat: of an included router, each request would be matched twice
+        routes=[route for module in _ROUTERS for route in module.router.routes],
+        redirect_slashes=False,
+        redoc_url=None,
+    )
+    app.state.upstreams = upstreams
+    app.state.settings = settings
+    app.state.registry = registry
+    app.state.streams = OpenStreams()
+    app.state.draining = False
+    app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]  # FastAPI's own way
+    app.add_middleware(Edge, metrics=HttpMetrics(registry))
+    _answer_exceptions(app)
+    return app
+
+
+def _answer_exceptions(app: FastAPI) -> None:
+    """Registers the way of each exception to its problem; the edge does the rest."""
+
+    @app.exception_handler(grpc.aio.AioRpcError)
+    async def _of_call(request: Request, error: grpc.aio.AioRpcError) -> Response:
+        return failures.of_call(error).response(request.url.path)
+
+    @app.exception_handler(RequestValidationError)
+    async def _of_validation(request: Request, error: RequestValidationError) -> Response:
+        return failures.of_validation(error).response(request.url.path)
+
+    @app.exception_handler(Unauthenticated)
+    async def _of_identity(request: Request, error: Unauthenticated) -> Response:
+        return failures.of_identity(error).response(request.url.path)
+
+    @app.exception_handler(PermissionDenied)
+    async def _of_permission(request: Request, _: PermissionDenied) -> Response:
+        return Problem("FORBIDDEN").response(request.url.path)
+
+    @app.exception_handler(ClientGone)
+    async def _of_nobody(request: Request, _: ClientGone) -> Response:
+        return Problem("CLIENT_CLOSED_REQUEST").response(request.url.path)
+
+    @app.exception_handler(HTTPException)
+    async def _of_http(request: Request, error: HTTPException) -> Response:
+        problem = failures.of_http(error)
+        if problem.code != "METHOD_NOT_ALLOWED":
+            return problem.response(request.url.path)
+        allow = {"Allow": ", ".join(_allowed(app.routes, request))}
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=allow)
+        return Problem(problem.code, headers=allow).response(request.url.path)
+
+
+def _allowed(routes: Iterable[BaseRoute], request: Request) -> list[str]:
+    """The methods of every route at the request's path; the framework only names the first's."""
+    methods = {"OPTIONS"}
+    for route in routes:
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
+            methods |= route.methods or set()
+    if "GET" in methods:
+        methods.add("HEAD")
+    return sorted(methods)

@@ -1,0 +1,110 @@
+"""The outermost layer: pure ASGI, one object per request.
+
+Each request gets a call context (trace, request id, the user's token) that the mesh's channels
+carry on, and leaves a metric and a line in the log. What nobody below caught ends here.
+"""
+
+import time
+from collections.abc import Iterable
+
+import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from consulmesh.context import CallContext, use
+from consulmesh.logs import AccessRecord, access
+from consulmesh.propagation import AUTHORIZATION, REQUEST_ID, TRACEPARENT, extract
+from gateway_bff.problems import Problem
+from gateway_bff.telemetry import HttpMetrics
+
+# What a client may say about its call. How much it matters and who calls is not for it to say.
+_PROPAGATED = {
+    TRACEPARENT.encode(): TRACEPARENT,
+    REQUEST_ID.encode(): REQUEST_ID,
+    AUTHORIZATION.encode(): AUTHORIZATION,
+}
+
+# Asked every few seconds by machines: worth a line only when it fails.
+_QUIET = frozenset({"/livez", "/readyz", "/metrics"})
+_ERRORS = 400
+
+_log = structlog.get_logger()
+
+
+class Edge:
+    """ASGI middleware around the whole application."""
+
+    def __init__(self, app: ASGIApp, *, metrics: HttpMetrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = _Exchange(scope, send, _context(scope["headers"]))
+        with self._metrics.active.track_inprogress(), use(exchange.context):
+            try:
+                await self._app(exchange.scope, receive, exchange.send)
+            except Exception:  # noqa: BLE001 - the edge is where a defect becomes an answer
+                _log.exception("request_crashed", path=scope["path"])
+                await exchange.fail(receive)
+            finally:
+                exchange.record(self._metrics)
+
+
+class _Exchange:
+    """A request and what is known of its response."""
+
+    __slots__ = ("_begun", "_method", "_send", "_status", "context", "scope")
+
+    def __init__(self, scope: Scope, send: Send, context: CallContext) -> None:
+        self._begun = time.perf_counter()
+        self._method: str = scope["method"]
+        self._send = send
+        self._status = 0
+        self.context = context
+        # HEAD is GET without the body (RFC 9110 §9.3.2), which the HTTP server leaves out
+        self.scope = {**scope, "method": "GET"} if self._method == "HEAD" else scope
+
+    async def send(self, message: Message) -> None:
+        """Sends on, with our headers on the response."""
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            trace = self.context.trace.traceparent().encode("ascii")
+            request_id = self.context.request_id.encode("ascii")
+            headers = ((b"x-request-id", request_id), (b"traceparent", trace))
+            message["headers"] = [*message["headers"], *headers]
+        await self._send(message)
+
+    async def fail(self, receive: Receive) -> None:
+        """Answers for a crash. A response that has begun is cut off instead, by the HTTP server."""
+        if not self._status:
+            response = Problem("INTERNAL").response(self.scope["path"])
+            await response(self.scope, receive, self.send)
+
+    def record(self, metrics: HttpMetrics) -> None:
+        """Leaves the metric and the line in the log."""
+        seconds = time.perf_counter() - self._begun
+        route = getattr(self.scope.get("route"), "path", "")
+        metrics.served(self._method, route, self._status, seconds)
+        if route in _QUIET and self._status < _ERRORS:
+            return
+        access(
+            AccessRecord(
+                time=time.time(),
+                method=f"{self._method} {self.scope['path']}",
+                code=str(self._status),
+                seconds=seconds,
+                trace_id=self.context.trace.trace_id,
+                span_id=self.context.trace.span_id,
+                request_id=self.context.request_id,
+                caller=None,
+                reason=None,
+            )
+        )
+
+
+def _context(headers: Iterable[tuple[bytes, bytes]]) -> CallContext:
+    said = [(_PROPAGATED[k], v.decode("latin-1")) for k, v in headers if k in _PROPAGATED]
+    return extract(said, None)

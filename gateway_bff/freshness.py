@@ -1,0 +1,53 @@
+"""How fresh an answer is, and how fresh it has to be: headers of search.
+
+`Freshness` is for people and dashboards (seconds of lag per source, a structured field of
+RFC 9651); `Search-Position` is opaque, and a client that sends it back as `Min-Position` reads
+nothing older, whichever instance answers.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from google.protobuf.message import DecodeError
+
+from flights.search.v1.search_pb2 import SearchItinerariesRequest, SourcePosition
+from gateway_bff import base64url
+
+MAX_POSITION = 1024  # characters
+MAX_SOURCES = 8
+
+
+def headers(positions: Iterable[SourcePosition]) -> dict[str, str]:
+    """The headers that say how fresh an answer with these positions is."""
+    found = list(positions)
+    if not found:
+        return {}
+    return {"Freshness": _freshness(found), "Search-Position": encode(found)}
+
+
+def _freshness(positions: Iterable[SourcePosition]) -> str:
+    return ", ".join(p.source + (_lag(p) if p.HasField("lag") else "") for p in positions)
+
+
+def _lag(position: SourcePosition) -> str:
+    return f";lag={position.lag.seconds + position.lag.nanos / 1e9:.3f}"
+
+
+def encode(positions: Iterable[SourcePosition]) -> str:
+    """The opaque form of these positions; their lag is left out."""
+    marks = [SourcePosition(source=p.source, cursor=p.cursor) for p in positions]
+    message = SearchItinerariesRequest(min_positions=marks)
+    return base64url.encode(message.SerializeToString(deterministic=True))
+
+
+def decode(text: str) -> Sequence[SourcePosition]:
+    """The positions of the opaque form; raises ValueError on what `encode` can't have written."""
+    if len(text) > MAX_POSITION:
+        raise ValueError("too long")
+    try:
+        message = SearchItinerariesRequest.FromString(base64url.decode(text))
+    except DecodeError as error:
+        raise ValueError("not a position") from error
+    positions = message.min_positions
+    if not 0 < len(positions) <= MAX_SOURCES or not all(p.source for p in positions):
+        raise ValueError("not a position")
+    return positions

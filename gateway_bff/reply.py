@@ -1,0 +1,48 @@
+"""What the routes have in common: what they are given, and how they answer."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import orjson
+from fastapi import Depends
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway_bff.settings import Settings
+from gateway_bff.sse import OpenStreams
+from gateway_bff.upstreams import Upstreams
+
+
+async def _upstreams(request: Request) -> Upstreams:
+    upstreams: Upstreams = request.app.state.upstreams
+    return upstreams
+
+
+async def _settings(request: Request) -> Settings:
+    settings: Settings = request.app.state.settings
+    return settings
+
+
+async def _streams(request: Request) -> OpenStreams:
+    streams: OpenStreams = request.app.state.streams
+    return streams
+
+
+TheUpstreams = Annotated[Upstreams, Depends(_upstreams)]
+TheSettings = Annotated[Settings, Depends(_settings)]
+TheStreams = Annotated[OpenStreams, Depends(_streams)]
+
+
+class Json(Response):
+    """An answer in JSON. What belongs to one user or one moment is not for caches to keep."""
+
+    media_type = "application/json"
+
+    def __init__(
+        self,
+        content: bytes | Mapping[str, Any],
+        status: int = 200,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        body = content if isinstance(content, bytes) else orjson.dumps(content)
+        super().__init__(body, status, {"Cache-Control": "no-store", **(headers or {})})

@@ -1,0 +1,129 @@
+"""What comes in: the shapes that requests are validated by, and that OpenAPI shows.
+
+Unknown parameters and members are refused: a misspelt one would silently change the result.
+"""
+
+import datetime as dt
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictInt,
+    StringConstraints,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from gateway_bff.schemas import Cabin
+
+_ISO_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+
+
+def _iso_date(value: Any) -> Any:
+    """Pydantic alone would also take a timestamp for a date."""
+    if isinstance(value, str) and not _ISO_DATE.fullmatch(value):
+        raise PydanticCustomError("malformed", "A date is written YYYY-MM-DD")
+    return value
+
+
+def _printable(value: str) -> str:
+    if not value.isprintable():
+        raise PydanticCustomError("malformed", "Control characters are not allowed")
+    return value
+
+
+AirportCode = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z]{3}$", to_upper=True), Field(examples=["JFK"])
+]
+Day = Annotated[dt.date, BeforeValidator(_iso_date)]
+Text = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=100),
+    AfterValidator(_printable),
+]
+Email = Annotated[
+    str, StringConstraints(pattern=r"^[^@\s]+@[^@\s]+$", max_length=254), AfterValidator(_printable)
+]
+OpaqueId = Annotated[str, StringConstraints(min_length=1, max_length=2048)]
+PageSize = Annotated[int, Field(ge=1, le=100)]
+PageToken = Annotated[str, StringConstraints(max_length=2048)]
+
+
+class Request(BaseModel):
+    """Anything that comes in."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class AirportParameters(Request):
+    """Which airports to look for."""
+
+    q: Annotated[str, Field(min_length=1, max_length=100, description="Code, city or name.")]
+    page_size: Annotated[int, Field(ge=1, le=50)] = 10
+
+
+class SearchParameters(Request):
+    """Which itineraries to look for."""
+
+    origin: AirportCode
+    destination: AirportCode
+    date: Annotated[Day, Field(description="Of the first departure, at the origin.")]
+    passengers: Annotated[int, Field(ge=1, le=9)] = 1
+    cabin: Cabin = "economy"
+    max_stops: Annotated[int, Field(ge=0, le=1)] = 1
+    sort: Literal["price", "departure", "duration"] = "price"
+    page_size: PageSize = 20
+    page_token: PageToken = ""
+
+
+class PageParameters(Request):
+    """Which part of a list."""
+
+    page_size: PageSize = 20
+    page_token: PageToken = ""
+
+
+class QuoteRequest(Request):
+    """What to quote: one itinerary, or the two of a round trip."""
+
+    itinerary_id: OpaqueId | None = None
+    itinerary_ids: Annotated[list[OpaqueId], Field(min_length=2, max_length=2)] | None = None
+    passengers: Annotated[StrictInt, Field(ge=1, le=9)] = 1
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.itinerary_id is None) == (self.itinerary_ids is None):
+            raise PydanticCustomError(
+                "required", "Either itinerary_id or itinerary_ids is required"
+            )
+        return self
+
+    def ids(self) -> list[str]:
+        """The itineraries in travel order."""
+        return self.itinerary_ids or [self.itinerary_id or ""]
+
+
+class Traveller(Request):
+    """Who travels."""
+
+    given_name: Text
+    family_name: Text
+
+
+class ContactDetails(Request):
+    """How to reach the one who books."""
+
+    email: Email
+
+
+class BookingRequest(Request):
+    """What to book, for whom."""
+
+    quote_id: OpaqueId
+    passengers: Annotated[list[Traveller], Field(min_length=1, max_length=9)]
+    contact: ContactDetails

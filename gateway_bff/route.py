@@ -1,0 +1,129 @@
+"""The kind of route that the public API is made of.
+
+A request of such a route has, in this order: a user where it needs one, a body of bounded size in
+JSON, its share of time from the one table of budgets, and the calls it caused cancelled when its
+client goes away.
+"""
+
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from fastapi.routing import APIRoute
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match
+from starlette.types import Scope
+
+from consulmesh.context import Criticality, current, use, within
+from consulmesh.errors import PermissionDenied
+from gateway_bff.body import buffered
+from gateway_bff.connection import Connected
+from gateway_bff.problems import Problem, invalid
+from gateway_bff.settings import Settings
+from gateway_bff.upstreams import Upstreams
+
+_Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class Route(APIRoute):
+    """Anybody's route; its name is its entry in the table of budgets."""
+
+    criticality: ClassVar[Criticality] = Criticality.SHEDDABLE_PLUS
+
+    def get_route_handler(self) -> _Handler:
+        """FastAPI's handler in the frame that each request gets."""
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            self.admit(request)
+            settings: Settings = request.app.state.settings
+            _reject_repeated_parameters(request)
+            request = await self._with_body(request, settings)
+            with (
+                use(replace(current(), criticality=self.criticality)),
+                within(settings.budgets[self.name]),
+                Connected(request.receive, after=settings.watch_after),
+            ):
+                return await handler(request)
+
+        return handle
+
+    def admit(self, request: Request) -> None:
+        """Raises what keeps this request out."""
+
+    async def _with_body(self, request: Request, settings: Settings) -> Request:
+        if request.method == "GET":
+            return request
+        read = await buffered(request, settings.body_limit, settings.body_patience)
+        if self.body_field and await read.body() and not _is_json(request):
+            raise Problem("UNSUPPORTED_MEDIA_TYPE")
+        return read
+
+
+class CustomerRoute(Route):
+    """A route for those who have a token with the role `customer`."""
+
+    criticality = Criticality.CRITICAL_PLUS
+
+    def admit(self, request: Request) -> None:
+        """Verifies the token before anything of the request is read."""
+        upstreams: Upstreams = request.app.state.upstreams
+        if "customer" not in upstreams.users.verify(current().token).roles:
+            raise PermissionDenied
+
+
+class EventStreamRoute(Route):
+    """A route for those who prefer an event stream to JSON, at the path of another route."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """As any route, but only where the Accept header asks for an event stream."""
+        match, child = super().matches(scope)
+        if match is Match.NONE or not _prefers_events(scope):
+            return Match.NONE, {}
+        return match, child
+
+
+def _prefers_events(scope: Scope) -> bool:
+    """True when text/event-stream is accepted, and at least as gladly as JSON."""
+    accepted: dict[str, float] = {}
+    for name, value in scope["headers"]:
+        if name == b"accept":
+            accepted |= dict(map(_quality, value.decode("latin-1").lower().split(",")))
+    wanted = accepted.get("text/event-stream", 0.0)
+    return wanted > 0 and wanted >= accepted.get("application/json", 0.0)
+
+
+def _quality(element: str) -> tuple[str, float]:
+    """A media type of an Accept header, and how gladly it is taken (RFC 9110 §12.5.1)."""
+    media_type, *parameters = (part.strip() for part in element.split(";"))
+    for parameter in parameters:
+        if parameter.startswith("q="):
+            return media_type, _number(parameter[2:])
+    return media_type, 1.0
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
+
+
+def _is_json(request: Request) -> bool:
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return media_type == "application/json" or (
+        media_type.startswith("application/") and media_type.endswith("+json")
+    )
+
+
+def _reject_repeated_parameters(request: Request) -> None:
+    """Of a parameter that comes twice, two readers may believe two different values."""
+    parameters = request.query_params
+    if len(parameters.multi_items()) == len(parameters):
+        return
+    seen: set[str] = set()
+    for name, _ in parameters.multi_items():
+        if name in seen:
+            raise invalid(name, "REPEATED", "The parameter is there more than once.")
+        seen.add(name)

@@ -1,0 +1,29 @@
+"""Airports: what people type, completed."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from starlette.responses import Response
+
+from flights.search.v1.search_pb2 import SearchAirportsRequest
+from gateway_bff import schemas, translate
+from gateway_bff.openapi import problems
+from gateway_bff.reply import Json, TheUpstreams
+from gateway_bff.requests import AirportParameters
+from gateway_bff.route import Route
+
+router = APIRouter(route_class=Route, tags=["search"])
+
+
+@router.get(
+    "/v1/airports",
+    name="airports",
+    summary="Airports by code, city or name, best match first",
+    responses={200: {"model": schemas.Airports}, **problems()},
+)
+async def search_airports(
+    parameters: Annotated[AirportParameters, Query()], upstreams: TheUpstreams
+) -> Response:
+    """Complete what somebody types."""
+    request = SearchAirportsRequest(query=parameters.q, page_size=parameters.page_size)
+    return Json(translate.airports((await upstreams.search.SearchAirports(request)).airports))

@@ -1,0 +1,169 @@
+"""Itineraries: the search, as a sorted page or as a stream of what is found."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Annotated, Any
+
+import grpc
+import orjson
+from fastapi import APIRouter, Header, Query
+from starlette.responses import Response
+
+from consulmesh import wellknown
+from flights.search.v1.search_pb2 import (
+    ItineraryQuery,
+    SearchItinerariesRequest,
+    SourcePosition,
+    StreamItinerariesRequest,
+    StreamItinerariesResponse,
+)
+from flights.type.v1.cabin_pb2 import Cabin
+from gateway_bff import freshness, schemas, translate
+from gateway_bff.openapi import Responses, problems
+from gateway_bff.problems import invalid
+from gateway_bff.reply import Json, TheSettings, TheStreams, TheUpstreams
+from gateway_bff.requests import SearchParameters
+from gateway_bff.route import EventStreamRoute, Route
+from gateway_bff.sse import EventStream, event
+from gateway_bff.values import CABINS, SORT_ORDERS
+
+_Call = grpc.aio.UnaryStreamCall[StreamItinerariesRequest, StreamItinerariesResponse]
+
+Parameters = Annotated[SearchParameters, Query()]
+MinPosition = Annotated[
+    str | None,
+    Header(description="The `Search-Position` of an answer: nothing older than that is read."),
+]
+
+_VARY = {"Vary": "Accept"}
+_HEADERS: dict[str, Any] = {
+    "Freshness": {
+        "description": "Lag of each source in seconds: `schedule;lag=0.012, pricing;lag=0.031`",
+        "schema": {"type": "string"},
+    },
+    "Search-Position": {
+        "description": "How far the answer's sources were read; opaque",
+        "schema": {"type": "string"},
+    },
+}
+_RESPONSES: Responses = {
+    200: {
+        "model": schemas.ItineraryPage,
+        "headers": _HEADERS,
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    },
+    **problems(),
+}
+
+router = APIRouter(tags=["search"])
+
+
+async def stream_itineraries(
+    parameters: Parameters,
+    upstreams: TheUpstreams,
+    streams: TheStreams,
+    settings: TheSettings,
+    min_position: MinPosition = None,
+) -> Response:
+    """Send each itinerary as it is found, in no order, and how many there were."""
+    query = _query(parameters)
+    call = upstreams.search.StreamItineraries(
+        StreamItinerariesRequest(query=query, min_positions=_positions(min_position))
+    )
+    try:
+        first = await _first(call)
+    except BaseException:
+        call.cancel()
+        raise
+    headers = {**_VARY, "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return EventStream(
+        _events(call, first, query.cabin),
+        call,
+        streams=streams,
+        settings=settings,
+        headers=headers | freshness.headers(first.positions),
+    )
+
+
+async def search_itineraries(
+    parameters: Parameters, upstreams: TheUpstreams, min_position: MinPosition = None
+) -> Response:
+    """Find itineraries.
+
+    With `Accept: text/event-stream` each is sent as it is found: events `itinerary`, then one
+    `done` with the count, or one `problem`.
+    """
+    query = _query(parameters)
+    response = await upstreams.search.SearchItineraries(
+        SearchItinerariesRequest(
+            query=query,
+            sort_order=SORT_ORDERS[parameters.sort],
+            page_size=parameters.page_size,
+            page_token=parameters.page_token,
+            min_positions=_positions(min_position),
+        )
+    )
+    page = translate.itineraries(response, query.cabin)
+    return Json(page, headers=_VARY | freshness.headers(response.positions))
+
+
+# The first that matches serves, so the one that looks at the Accept header comes first.
+router.add_api_route(
+    "/v1/itineraries",
+    stream_itineraries,
+    name="stream",
+    route_class_override=EventStreamRoute,
+    include_in_schema=False,
+)
+router.add_api_route(
+    "/v1/itineraries",
+    search_itineraries,
+    name="search",
+    summary="Itineraries of one day, a page at a time or as a stream",
+    route_class_override=Route,
+    responses=_RESPONSES,
+)
+
+
+def _query(parameters: SearchParameters) -> ItineraryQuery:
+    return ItineraryQuery(
+        origin=parameters.origin,
+        destination=parameters.destination,
+        departure_date=wellknown.date_message(parameters.date),
+        passengers=parameters.passengers,
+        cabin=CABINS[parameters.cabin],
+        max_stops=parameters.max_stops,
+    )
+
+
+def _positions(header: str | None) -> Sequence[SourcePosition]:
+    if header is None:
+        return ()
+    try:
+        return freshness.decode(header)
+    except ValueError:
+        detail = "This is not the Search-Position of an answer."
+        raise invalid("Min-Position", "MALFORMED", detail) from None
+
+
+async def _first(call: _Call) -> StreamItinerariesResponse:
+    """What was found up to the first itinerary; until then an error is an ordinary answer."""
+    found = StreamItinerariesResponse()
+    while not found.itineraries:
+        response = await call.read()
+        if not isinstance(response, StreamItinerariesResponse):
+            break
+        found.MergeFrom(response)
+    return found
+
+
+async def _events(
+    call: _Call, first: StreamItinerariesResponse, cabin: Cabin.ValueType
+) -> AsyncIterator[bytes]:
+    count = 0
+    response: object = first
+    while isinstance(response, StreamItinerariesResponse):
+        found = response.itineraries
+        count += len(found)
+        yield b"".join(event("itinerary", translate.itinerary(each, cabin)) for each in found)
+        response = await call.read()
+    yield event("done", orjson.dumps({"count": count}))

@@ -1,0 +1,71 @@
+"""The gateway's own settings, read and validated once, at the edge."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from types import MappingProxyType
+from typing import Any, Self
+
+import orjson
+
+from consulmesh import ConfigError
+
+BUDGETS: Mapping[str, float] = MappingProxyType(
+    {
+        "airports": 1.0,
+        "search": 2.0,
+        "stream": 10.0,
+        "flight": 1.0,
+        "quote": 2.0,
+        "booking": 5.0,
+        "bookings": 2.0,
+        "ready": 0.5,
+    }
+)
+"""Seconds that a request may take, by the name of its route. `booking` changes bookings,
+`bookings` reads them. MESH_ROUTE_BUDGETS overrides any of them: `{"quote": 0.8}`."""
+
+LONGEST_BUDGET = 300.0
+DEFAULT_PORT = 8080
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What can be different from one gateway to the next."""
+
+    budgets: Mapping[str, float] = field(default_factory=lambda: BUDGETS)
+    body_limit: int = 64 * 1024  # bytes
+    body_patience: timedelta = timedelta(seconds=10)  # for a request body to arrive
+    header_patience: timedelta = timedelta(seconds=10)  # for a request's headers to arrive
+    keep_alive: timedelta = timedelta(seconds=30)  # between requests of a connection
+    watch_after: timedelta = timedelta(milliseconds=50)  # when to start looking for a disconnect
+    heartbeat: timedelta = timedelta(seconds=15)  # of silence in an event stream
+    stalled: timedelta = timedelta(seconds=30)  # how long the reader of a stream may stop reading
+    compose: timedelta = timedelta(milliseconds=500)  # for what an answer can do without
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Self:
+        """Settings by MESH_ROUTE_BUDGETS; raises ConfigError."""
+        text = environ.get("MESH_ROUTE_BUDGETS", "").strip()
+        return cls(budgets={**BUDGETS, **_budgets(text)} if text else BUDGETS)
+
+
+def _budgets(text: str) -> dict[str, float]:
+    try:
+        given = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise ConfigError(f"MESH_ROUTE_BUDGETS: not JSON: {error}") from error
+    if not isinstance(given, dict):
+        raise ConfigError("MESH_ROUTE_BUDGETS: not an object of names and seconds")
+    if unknown := given.keys() - BUDGETS.keys():
+        known = ", ".join(BUDGETS)
+        raise ConfigError(f"MESH_ROUTE_BUDGETS: {sorted(unknown)} are none of {known}")
+    return {name: _seconds(name, value) for name, value in given.items()}
+
+
+def _seconds(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(f"MESH_ROUTE_BUDGETS: {name} is not a number of seconds")
+    if not 0 < value <= LONGEST_BUDGET:
+        raise ConfigError(f"MESH_ROUTE_BUDGETS: {name} is not within 0 and {LONGEST_BUDGET:g} s")
+    return float(value)

@@ -1,0 +1,427 @@
+import asyncio
+import io
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import grpc
+import pytest
+from prometheus_client import CollectorRegistry
+
+from consulmesh.context import Criticality
+from flights.pricing.v1.pricing_pb2 import GetQuoteResponse
+from flights.search.v1.search_pb2 import SearchAirportsResponse, SearchItinerariesResponse
+from gateway_bff.app import create_app
+from gateway_bff.server import listening
+from gateway_bff.upstreams import Upstreams
+from tests.gateway_bff import examples
+from tests.gateway_bff.conftest import SETTINGS, Gateway
+from tests.gateway_bff.fakes import Fakes, refusal
+
+AIRPORTS = "/v1/airports?q=jfk"
+JSON = {"Content-Type": "application/json"}
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+@pytest.fixture
+def airports(gateway: Gateway) -> Gateway:
+    """A gateway that finds an airport."""
+    gateway.fakes.search.answers["SearchAirports"] = SearchAirportsResponse(
+        airports=[examples.airport()]
+    )
+    return gateway
+
+
+async def raw(gateway: Gateway, *parts: bytes, pause: float = 0.0) -> tuple[int, dict[str, Any]]:
+    """Status and problem that the server answers to these bytes, and then it hangs up."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    try:
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+            await asyncio.sleep(pause)
+        head, _, body = (await asyncio.wait_for(reader.read(), 3)).partition(b"\r\n\r\n")
+    finally:
+        writer.close()
+    return int(head.split()[1]), json.loads(body)
+
+
+async def test_a_request_gets_ids(airports: Gateway) -> None:
+    """Every answer has a request id and a place in a trace, and no server's name."""
+    async with airports.client.get(AIRPORTS) as response:
+        await response.read()
+    (context,) = airports.fakes.search.contexts
+
+    assert response.headers["X-Request-Id"] == context.request_id
+    assert response.headers["traceparent"].split("-")[1] == context.trace.trace_id
+    assert "Server" not in response.headers
+
+
+async def test_ids_of_the_client_travel(airports: Gateway) -> None:
+    """The client's trace goes on, with spans of our own, and its request id is kept."""
+    headers = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01", "X-Request-Id": "mine-1"}
+
+    async with airports.client.get(AIRPORTS, headers=headers) as response:
+        await response.read()
+    (context,) = airports.fakes.search.contexts
+
+    assert context.trace.trace_id == TRACE
+    assert context.request_id == "mine-1"
+    assert response.headers["X-Request-Id"] == "mine-1"
+    assert response.headers["traceparent"].split("-")[1] == TRACE
+    assert "00f067aa0ba902b7" not in response.headers["traceparent"]
+
+
+@pytest.mark.parametrize("request_id", ["x" * 129, "caf\u00e9", "a\tb"])
+async def test_a_request_id_that_could_do_harm_is_replaced(
+    airports: Gateway, request_id: str
+) -> None:
+    """Only a short, printable id is believed."""
+    async with airports.client.get(AIRPORTS, headers={"X-Request-Id": request_id}) as response:
+        await response.read()
+
+    assert response.status == 200
+    assert response.headers["X-Request-Id"] != request_id
+
+
+async def test_a_client_cannot_make_itself_important(airports: Gateway) -> None:
+    """How much a call matters and who makes it is decided here, whatever the client says."""
+    headers = {"mesh-criticality": "critical_plus", "mesh-caller": "booking"}
+
+    async with airports.client.get(AIRPORTS, headers=headers) as response:
+        await response.read()
+    (context,) = airports.fakes.search.contexts
+
+    assert context.criticality is Criticality.SHEDDABLE_PLUS
+    assert context.caller == "gateway-bff"
+
+
+async def test_a_problem_names_its_trace(gateway: Gateway) -> None:
+    """A problem has every member, the path, and the trace under which we can find it."""
+    async with gateway.client.get("/v1/nothing") as response:
+        problem = await response.json()
+
+    assert response.status == 404
+    assert response.content_type == "application/problem+json"
+    assert problem == {
+        "type": "https://flightmesh.dev/problems/not-found",
+        "title": "There is nothing here",
+        "status": 404,
+        "detail": "There is nothing here.",
+        "instance": "/v1/nothing",
+        "code": "NOT_FOUND",
+        "trace_id": response.headers["traceparent"].split("-")[1],
+    }
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b"{", 400, "MALFORMED_JSON"),
+        (b"\xff\xfe", 400, "MALFORMED_JSON"),
+        (b'{"passengers": NaN}', 400, "MALFORMED_JSON"),
+        (b'{"itinerary_id": "\\ud800"}', 400, "MALFORMED_JSON"),
+        (b"[" * 10_000, 400, "MALFORMED_JSON"),
+        (b'{"passengers": 1e999}', 400, "MALFORMED_JSON"),
+        (b'{"itinerary_id": "x", "passengers": 99999999999999999999999}', 422, "INVALID"),
+        (b"null", 422, "INVALID"),
+        (b"", 422, "REQUIRED"),
+    ],
+)
+async def test_what_is_not_json_is_refused(
+    gateway: Gateway, body: bytes, status: int, code: str
+) -> None:
+    """Bytes that are not JSON are 400; JSON of another kind is 422; never 500."""
+    async with gateway.client.post("/v1/quotes", data=body, headers=JSON) as response:
+        problem = await response.json()
+
+    assert (response.status, problem["code"]) == (status, "VALIDATION_FAILED")
+    assert problem["errors"][0]["code"] == code
+
+
+@pytest.mark.parametrize(
+    ("content_type", "status"),
+    [
+        ("application/json; charset=utf-8", 201),
+        ("application/vnd.flightmesh+json", 201),
+        ("APPLICATION/JSON", 201),
+        ("text/plain", 415),
+        ("application/x-www-form-urlencoded", 415),
+        ("multipart/form-data; boundary=x", 415),
+        ("", 415),
+    ],
+)
+async def test_a_body_must_be_json(gateway: Gateway, content_type: str, status: int) -> None:
+    """Any other media type is 415."""
+    gateway.fakes.pricing.answers["CreateQuote"] = examples.quote_created()
+    body = json.dumps({"itinerary_id": examples.ITINERARY}).encode()
+
+    async with gateway.client.post(
+        "/v1/quotes", data=body, headers={"Content-Type": content_type}
+    ) as response:
+        answer = await response.json()
+
+    assert response.status == status
+    assert status == 201 or answer["code"] == "UNSUPPORTED_MEDIA_TYPE"
+
+
+@pytest.mark.parametrize("size", [64 * 1024 + 1, 900 * 1024, 8 * 1024 * 1024])
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_body_has_a_limit(gateway: Gateway, size: int, chunked: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    """More than 64 KiB is 413, whether the length is said before or not, and readable as such."""
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield b" " * size
+
+    body = parts() if chunked else io.BytesIO(b" " * size)
+    async with gateway.client.post("/v1/quotes", data=body, headers=JSON) as response:
+        problem = await response.json()
+
+    assert (response.status, problem["code"]) == (413, "BODY_TOO_LARGE")
+    assert gateway.fakes.pricing.requests == []
+
+
+async def test_who_asks_before_sending_too_much_is_told(gateway: Gateway) -> None:
+    """A client that waits for leave to send a body that is too large gets 413 instead of leave."""
+    status, problem = await raw(
+        gateway,
+        b"POST /v1/quotes HTTP/1.1\r\nHost: x\r\nContent-Length: 70000\r\n"
+        b"Content-Type: application/json\r\nExpect: 100-continue\r\n\r\n",
+    )
+
+    assert (status, problem["code"]) == (413, "BODY_TOO_LARGE")
+
+
+async def test_a_body_without_end_is_cut_off(gateway: Gateway) -> None:
+    """A client that goes on sending after the answer is disconnected after a while."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(b"POST /v1/nothing HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+
+    async def upload() -> None:
+        while True:
+            writer.write(b"400\r\n" + b" " * 1024 + b"\r\n")
+            await writer.drain()
+            await asyncio.sleep(0.01)
+
+    with pytest.raises(ConnectionError):
+        await asyncio.wait_for(upload(), 3)
+    writer.close()
+    reader.feed_eof()
+
+
+async def test_a_body_of_the_limit_is_read(gateway: Gateway) -> None:
+    """64 KiB are allowed, in chunks too."""
+    gateway.fakes.pricing.answers["CreateQuote"] = examples.quote_created()
+    body = json.dumps({"itinerary_id": examples.ITINERARY}).encode().ljust(64 * 1024)
+
+    async def parts() -> AsyncIterator[bytes]:
+        for start in range(0, len(body), 1000):
+            yield body[start : start + 1000]
+
+    async with gateway.client.post("/v1/quotes", data=parts(), headers=JSON) as response:
+        await response.read()
+
+    assert response.status == 201
+
+
+async def test_a_slow_body_is_cut_off(gateway: Gateway) -> None:
+    """A body that does not arrive is 408."""
+    status, problem = await raw(
+        gateway, b"POST /v1/quotes HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{"
+    )
+
+    assert (status, problem["code"]) == (408, "REQUEST_TIMEOUT")
+
+
+async def test_slow_headers_are_cut_off(gateway: Gateway) -> None:
+    """A request whose headers do not arrive is 408."""
+    status, problem = await raw(gateway, b"GET /livez HTTP/1.1\r\nHost:")
+
+    assert (status, problem["code"]) == (408, "REQUEST_TIMEOUT")
+
+
+async def test_a_silent_connection_is_closed(gateway: Gateway) -> None:
+    """A connection without a request is closed without a word."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+
+    said = await asyncio.wait_for(reader.read(), 2)
+    writer.close()
+
+    assert said == b""
+
+
+async def test_headers_have_a_limit(gateway: Gateway) -> None:
+    """Headers that do not end are 431, before there is a request."""
+    part = b"X-More: " + b"a" * 8_000 + b"\r\n"
+
+    status, problem = await raw(
+        gateway, b"GET /livez HTTP/1.1\r\nHost: x\r\n", *([part] * 10), pause=0.01
+    )
+
+    assert (status, problem["code"]) == (431, "HEADERS_TOO_LARGE")
+
+
+@pytest.mark.parametrize("text", [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nHost x\r\n\r\n"])
+async def test_what_is_not_http_is_a_problem(gateway: Gateway, text: bytes) -> None:
+    """Bytes that are no request are 400, in the shape of every problem."""
+    status, problem = await raw(gateway, text)
+
+    assert (status, problem["code"]) == (400, "VALIDATION_FAILED")
+
+
+async def test_head_is_get_without_the_body(airports: Gateway) -> None:
+    """HEAD has the headers of GET and nothing else."""
+    async with airports.client.get(AIRPORTS) as get:
+        body = await get.read()
+    async with airports.client.head(AIRPORTS) as head:
+        nothing = await head.read()
+
+    assert head.status == 200
+    assert head.headers["Content-Length"] == str(len(body))
+    assert nothing == b""
+
+
+@pytest.mark.parametrize(
+    ("path", "allow"),
+    [
+        ("/v1/itineraries", "GET, HEAD, OPTIONS"),
+        ("/v1/quotes", "OPTIONS, POST"),
+        ("/v1/bookings", "GET, HEAD, OPTIONS, POST"),
+        (f"/v1/bookings/{examples.BOOKING}/cancel", "OPTIONS, POST"),
+    ],
+)
+async def test_methods_of_a_resource(gateway: Gateway, path: str, allow: str) -> None:
+    """OPTIONS lists every method of a path, and another one is 405 with the same list."""
+    async with gateway.client.options(path) as options:
+        await options.read()
+    async with gateway.client.delete(path) as other:
+        problem = await other.json()
+
+    assert (options.status, options.headers["Allow"]) == (204, allow)
+    assert (other.status, problem["code"]) == (405, "METHOD_NOT_ALLOWED")
+    assert other.headers["Allow"] == allow
+
+
+@pytest.mark.parametrize("path", ["/v1/airports/", "/V1/airports", "/v1", "/", "/v1//airports"])
+async def test_only_paths_that_exist_are_found(gateway: Gateway, path: str) -> None:
+    """No path is guessed or redirected."""
+    async with gateway.client.get(path, allow_redirects=False) as response:
+        problem = await response.json()
+
+    assert (response.status, problem["code"]) == (404, "NOT_FOUND")
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "public"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, 400, "VALIDATION_FAILED"),
+        (grpc.StatusCode.OUT_OF_RANGE, 400, "VALIDATION_FAILED"),
+        (grpc.StatusCode.FAILED_PRECONDITION, 400, "FAILED_PRECONDITION"),
+        (grpc.StatusCode.UNAUTHENTICATED, 401, "UNAUTHENTICATED"),
+        (grpc.StatusCode.PERMISSION_DENIED, 403, "FORBIDDEN"),
+        (grpc.StatusCode.NOT_FOUND, 404, "NOT_FOUND"),
+        (grpc.StatusCode.ALREADY_EXISTS, 409, "CONFLICT"),
+        (grpc.StatusCode.ABORTED, 409, "CONFLICT"),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, 429, "RATE_LIMITED"),
+        (grpc.StatusCode.INTERNAL, 500, "INTERNAL"),
+        (grpc.StatusCode.UNKNOWN, 500, "INTERNAL"),
+        (grpc.StatusCode.DATA_LOSS, 500, "INTERNAL"),
+        (grpc.StatusCode.UNIMPLEMENTED, 501, "NOT_IMPLEMENTED"),
+        (grpc.StatusCode.UNAVAILABLE, 503, "UPSTREAM_UNAVAILABLE"),
+        (grpc.StatusCode.CANCELLED, 503, "UPSTREAM_UNAVAILABLE"),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, 504, "DEADLINE_EXCEEDED"),
+    ],
+)
+async def test_every_status_has_its_problem(
+    gateway: Gateway, code: grpc.StatusCode, status: int, public: str
+) -> None:
+    """A reason we have no name for is what its status code is; server errors keep their words."""
+    gateway.fakes.pricing.answers["GetQuote"] = refusal(code, "SOMETHING_NEW", "db-7 said no.")
+
+    async with gateway.client.get(f"/v1/quotes/{examples.QUOTE}") as response:
+        problem = await response.json()
+
+    assert (response.status, problem["status"], problem["code"]) == (status, status, public)
+    assert ("db-7" in problem["detail"]) == (status < 500)
+
+
+async def test_retry_after_is_what_the_service_says(gateway: Gateway) -> None:
+    """RetryInfo becomes Retry-After, rounded up to seconds."""
+    gateway.fakes.pricing.answers["GetQuote"] = refusal(
+        grpc.StatusCode.RESOURCE_EXHAUSTED, "QUOTA", retry_after=timedelta(milliseconds=2300)
+    )
+
+    async with gateway.client.get(f"/v1/quotes/{examples.QUOTE}") as response:
+        await response.read()
+
+    assert response.status == 429
+    assert response.headers["Retry-After"] == "3"
+
+
+async def test_a_busy_service_is_503(gateway: Gateway) -> None:
+    """Overload is not the client's quota: 503 where the service says OVERLOADED."""
+    gateway.fakes.pricing.answers["GetQuote"] = refusal(
+        grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED"
+    )
+
+    async with gateway.client.get(f"/v1/quotes/{examples.QUOTE}") as response:
+        problem = await response.json()
+
+    assert (response.status, problem["code"]) == (503, "OVERLOADED")
+    assert response.headers["Retry-After"] == "1"
+
+
+async def test_an_upstream_that_is_away_says_nothing_of_the_inside(
+    upstreams: tuple[Upstreams, Fakes], gateway: Gateway
+) -> None:
+    """What gRPC says of a connection that can't be made stays inside."""
+    async with grpc.aio.insecure_channel("127.0.0.1:1") as channel:
+        away = type(upstreams[0].pricing)(channel)
+        app = create_app(
+            replace(upstreams[0], pricing=away), SETTINGS, registry=CollectorRegistry()
+        )
+        async with (
+            listening(
+                app, host="127.0.0.1", port=0, settings=SETTINGS, grace=timedelta(seconds=1)
+            ) as port,
+            gateway.client.get(f"http://127.0.0.1:{port}/v1/quotes/{examples.QUOTE}") as response,
+        ):
+            text = await response.text()
+
+    assert response.status == 503
+    assert response.headers["Retry-After"] == "1"
+    assert "127.0.0.1" not in text
+    assert "connect" not in text
+
+
+async def test_a_defect_is_500_and_says_nothing(gateway: Gateway) -> None:
+    """A crash of our own is 500 with a constant text, and the next request is served."""
+    broken = examples.quote()
+    broken.expire_time.seconds = 2**62  # no calendar has this day
+    gateway.fakes.pricing.answers["GetQuote"] = GetQuoteResponse(quote=broken)
+
+    async with gateway.client.get(f"/v1/quotes/{examples.QUOTE}") as response:
+        problem = await response.json()
+    gateway.fakes.pricing.answers["GetQuote"] = GetQuoteResponse(quote=examples.quote())
+    async with gateway.client.get(f"/v1/quotes/{examples.QUOTE}") as again:
+        await again.read()
+
+    assert (response.status, problem["code"]) == (500, "INTERNAL")
+    assert problem["detail"] == "Something went wrong on our side."
+    assert again.status == 200
+
+
+async def test_an_empty_answer_of_search_is_no_defect(gateway: Gateway) -> None:
+    """Nothing found is an empty page."""
+    gateway.fakes.search.answers["SearchItineraries"] = SearchItinerariesResponse()
+
+    async with gateway.client.get(
+        "/v1/itineraries?origin=JFK&destination=LAX&date=2026-12-01"
+    ) as response:
+        body = await response.json()
+
+    assert response.status == 200
+    assert body == {"itineraries": []}
+    assert "Freshness" not in response.headers
