@@ -146,7 +146,9 @@ class Mesh:
             await server.start()
             self.address = self._reached_at(port)
             try:
-                if warm is None or await self._before_draining(warm()):
+                if warm:
+                    await self._before_draining(warm())
+                if not self.draining.is_set():
                     await self._serve_until_draining(server, port)
             finally:
                 await server.stop(self.config.drain_grace.total_seconds())
@@ -216,16 +218,14 @@ class Mesh:
             await server.leave()
         await asyncio.sleep(WATCHERS_NOTICE_SECONDS)
 
-    async def _before_draining(self, work: Awaitable[None]) -> bool:
-        """Do some work unless draining comes first; say whether it was done."""
+    async def _before_draining(self, work: Awaitable[None]) -> None:
+        """Do some work, or as much of it as draining allows."""
         working = asyncio.ensure_future(work)
         draining = asyncio.ensure_future(self.draining.wait())
         try:
             await asyncio.wait((working, draining), return_when=asyncio.FIRST_COMPLETED)
             if working.done():
                 await working
-                return True
-            return False
         finally:
             draining.cancel()
             working.cancel()

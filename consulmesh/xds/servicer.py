@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -149,9 +150,11 @@ class AdsServicer(AggregatedDiscoveryServiceServicer):  # type: ignore[misc]  # 
     async def _write(
         self, connection: _Connection, context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:
-        while True:
-            await connection.wake.wait()
-            connection.wake.clear()
-            for response in tuple(connection.stream.responses()):
-                await context.write(response)
-                self.pushes[ResourceType(response.type_url)] += 1
+        """Send what is due until the client leaves, which ends the reading side, too."""
+        with suppress(grpc.aio.InternalError, grpc.aio.UsageError):
+            while True:
+                await connection.wake.wait()
+                connection.wake.clear()
+                for response in tuple(connection.stream.responses()):
+                    await context.write(response)
+                    self.pushes[ResourceType(response.type_url)] += 1

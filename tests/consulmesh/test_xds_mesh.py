@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import grpc
 import pytest
 from prometheus_client import REGISTRY
@@ -288,3 +289,25 @@ async def test_consul_allows_methods_their_time(tmp_path: Path) -> None:
 
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert took < 0.25
+
+
+async def test_metrics_say_what_is_known_of_each_upstream(tmp_path: Path) -> None:
+    """A scrape shows endpoints by upstream, pushes and refusals, and how old each answer is."""
+    async with (
+        FakeConsul() as consul,
+        served(consul, tmp_path),
+        Mesh.join("caller", config(consul, tmp_path)) as caller,
+        aiohttp.ClientSession() as session,
+    ):
+        await call(caller.channel("echo"))
+        url = f"http://127.0.0.1:{caller.metrics_port}/metrics"
+        async with session.get(url) as response:
+            lines = (await response.text()).splitlines()
+
+    assert 'mesh_upstream_endpoints{server_address="echo"} 1.0' in lines
+    assert 'mesh_upstream_policy_warnings{server_address="echo"} 0.0' in lines
+    assert 'mesh_xds_pushes_total{type="listener"} 1.0' in lines
+    assert 'mesh_xds_nacks_total{type="cluster"} 0.0' in lines
+    assert any(
+        line.startswith('mesh_watch_age_seconds{query="/v1/health/service/echo"') for line in lines
+    )

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +18,8 @@ import pytest
 from consulmesh import Mesh, MeshConfig
 from consulmesh.consul_api import ConsulApi, Query
 from consulmesh.testing import RealConsul, real_consul
+from consulmesh.testing.ports import free_port
+from consulmesh.xds.bootstrap import channel_options
 from tests.consulmesh.consuls import asked_until
 from tests.consulmesh.xds_process import SERVICE
 from tests.consulmesh.xds_world import call, until
@@ -279,23 +280,56 @@ async def test_the_shared_ads_serves_other_clients(consul: RealConsul, tmp_path:
     """With the bootstrap that the shared ADS wrote, grpcurl finds a service by its name."""
     if not GRPCURL.is_file():
         pytest.skip("grpcurl is not built: make up gets it")
-    ads = await Process.start("consulmesh.xds", consul, tmp_path, MESH_XDS_PORT="0")
-    try:
-        await ads.logged("consul_registered")
-        async with ConsulApi(consul.url) as api:
-            await asked_until(api, Query.health("mesh-ads"), lambda data: bool(passing(data)))
-        async with echo(consul, tmp_path):
-            await until_passing(consul, "echo-1")
-            listed = await grpcurl(tmp_path, "list")
+    async with (
+        shared_ads(consul, tmp_path, MESH_XDS_PORT="0") as ads,
+        echo(consul, tmp_path),
+        ConsulApi(consul.url) as api,
+    ):
+        await asked_until(api, Query.health("mesh-ads"), lambda data: bool(passing(data)))
+        await until_passing(consul, "echo-1")
+        listed = await grpcurl(tmp_path, "list")
         ads.signal(signal.SIGTERM)
         status = await ads.ended()
-        gone = await listed_in(consul, "mesh-ads")
-    finally:
-        await ads.kill()
+        gone = (await api.ask(Query.health("mesh-ads"))).data
 
     assert SERVICE in listed
     assert status == 0
-    assert gone == set()
+    assert gone == []
+
+
+async def test_a_restart_of_the_shared_ads_is_not_noticed(
+    consul: RealConsul, tmp_path: Path
+) -> None:
+    """Its clients go on with what they know, and hear news again when it is back."""
+    env = {"MESH_XDS_PORT": str(free_port())}
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(echo(consul, tmp_path))
+        await until_passing(consul, "echo-1")
+        ads = await stack.enter_async_context(shared_ads(consul, tmp_path, **env))
+        options = channel_options((tmp_path / "xds-bootstrap.json").read_text(encoding="utf-8"))
+        channel = grpc.aio.insecure_channel("xds:///echo", options=options)
+        await stack.enter_async_context(channel)
+        async with Load(channel) as load:
+            await load.answers_of("echo-1")
+            ads.signal(signal.SIGTERM)
+            status = await ads.ended()
+            await stack.enter_async_context(shared_ads(consul, tmp_path, **env))
+            await stack.enter_async_context(echo(consul, tmp_path))
+            await load.answers_of("echo-2")
+
+    assert status == 0
+    assert load.failures == []
+
+
+@asynccontextmanager
+async def shared_ads(consul: RealConsul, folder: Path, **env: str) -> AsyncIterator[Process]:
+    """Run the shared ADS as a process; it is registered when the block begins."""
+    process = await Process.start("consulmesh.xds", consul, folder, **env)
+    try:
+        await process.logged("consul_registered")
+        yield process
+    finally:
+        await process.kill()
 
 
 async def grpcurl(folder: Path, *arguments: str) -> list[str]:
@@ -309,9 +343,3 @@ async def grpcurl(folder: Path, *arguments: str) -> list[str]:
     )
     output, _ = await process.communicate()
     return output.decode().splitlines()
-
-
-async def listed_in(consul: RealConsul, service: str) -> set[str]:
-    """Return the ids of the instances that pass now."""
-    async with ConsulApi(consul.url) as api:
-        return passing((await api.ask(Query.health(service), wait=timedelta())).data)
