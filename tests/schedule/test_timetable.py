@@ -22,12 +22,6 @@ from schedule.timetable.source import HEADER
 MONDAY_2027 = date(2027, 1, 18)  # flown as Monday 2013-01-21
 
 
-@pytest.fixture(scope="module")
-def airports() -> Airports:
-    """All airports, once."""
-    return Airports.load()
-
-
 def replayed(
     airports: Airports, day: date, *rows: str, header: str = HEADER
 ) -> tuple[list[Flight], Report]:
@@ -51,8 +45,6 @@ def local(flight: Flight, zone: str) -> tuple[str, str]:
     [
         (date(2026, 11, 20), 54_332, 412),
         (date(2026, 12, 20), 52_178, 414),
-        (date(2027, 3, 1), 56_302, 386),
-        (date(2013, 3, 1), 55_874, 388),
     ],
 )
 def test_a_window_has_the_known_number_of_flights(

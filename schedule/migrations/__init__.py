@@ -1,0 +1,1 @@
+"""The schema of schedule's database, step by step."""

@@ -1,0 +1,6 @@
+"""Alembic's entry point."""
+
+from eventstream.migrate import run_env
+from schedule.tables import metadata
+
+run_env(metadata)

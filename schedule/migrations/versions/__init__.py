@@ -1,0 +1,1 @@
+"""One file per released step; a released one never changes."""
