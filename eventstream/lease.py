@@ -2,22 +2,33 @@
 
 No clock is compared with another. The holder raises the row's beat every third of the time to
 live; who wants the lease takes it when it has itself seen no beat for that long, or at once when it
-was given back. A holder that could not raise the beat for two thirds of that time cancels its job.
+was given back. A holder goes on until it sees that another has taken over: one that is slow, with
+nobody waiting, would gain nothing by starting its job again.
 
-A lease gives liveness, not safety: a process that was frozen may wake up and believe that it still
-leads. A job's unit that must not run then calls `check` first, in its own transaction.
+A lease gives liveness, not safety: a process that was slow or frozen may for a moment believe that
+it still leads. A job's unit that must not run then calls `check` first, in its own transaction.
 """
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Never
 
 import structlog
-from sqlalchemy import BigInteger, Column, Connection, MetaData, String, Table, select, update
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Connection,
+    MetaData,
+    String,
+    Table,
+    select,
+    update,
+)
 
 from eventstream.database import Database
 from eventstream.dialects import insert_into
@@ -57,7 +68,7 @@ class Lease:
 
     A process that was killed and comes back under its old name goes on at once.
 
-    State: `_term`, the row as this process wrote it, while it leads.
+    State: `_term`, the row as this process took it, while it leads.
     """
 
     def __init__(
@@ -143,35 +154,21 @@ class Lease:
             _log.warning("lease_lost", lease=self._name, error=str(error))
 
     async def _keep(self) -> None:
-        """Raise the beat for as long as that works."""
-        renewed = time.monotonic()
+        """Raise the beat until that is refused, as another process has taken the lease."""
         while True:
             await asyncio.sleep(self._ttl / 3)
-            started = time.monotonic()
-            if await self._beat(renewed + self._ttl * 2 / 3 - started):
-                renewed = started
-
-    async def _beat(self, patience: float) -> bool:
-        """Raise the beat once; raise LeaseLostError where that failed for longer than patience."""
-        term = self._term
-        if term is None or patience <= 0:
-            raise LeaseLostError("the beat could not be raised in time")
-        raised = replace(term, beat=term.beat + 1)
-        try:
-            async with asyncio.timeout(patience):
-                if not await self._replace(term, raised):
-                    raise LeaseLostError("another process has taken it")
-        except (TimeoutError, StorageUnavailableError) as error:
-            _log.warning("lease_not_renewed", lease=self._name, error=repr(error))
-            return False
-        self._term = raised
-        return True
+            try:
+                held = await self._db.write(self._raise_beat)
+            except StorageUnavailableError as error:
+                _log.warning("lease_not_renewed", lease=self._name, error=str(error))
+                continue
+            if not held:
+                raise LeaseLostError("another process has taken it")
 
     async def _give_back(self) -> None:
-        term, self._term = self._term, None
-        if term is not None:
-            with suppress(StorageUnavailableError, DatabaseClosedError):
-                await self._replace(term, replace(term, holder=""))
+        with suppress(StorageUnavailableError, DatabaseClosedError):
+            await self._db.write(self._vacate)
+        self._term = None
 
     def _read(self, connection: Connection) -> _Term:
         c = self._table.c
@@ -179,6 +176,19 @@ class Lease:
             select(c.holder, c.epoch, c.beat).where(c.name == self._name)
         ).one_or_none()
         return _NEVER_HELD if row is None else _Term(**row._mapping)  # noqa: SLF001 - public API
+
+    def _raise_beat(self, connection: Connection) -> bool:
+        """Whether this process still holds the lease; its beat is raised then."""
+        beat = self._table.c.beat + 1
+        raised = update(self._table).where(*self._mine()).values(beat=beat)
+        return connection.execute(raised).rowcount == 1
+
+    def _vacate(self, connection: Connection) -> None:
+        connection.execute(update(self._table).where(*self._mine()).values(holder=""))
+
+    def _mine(self) -> tuple[ColumnElement[bool], ...]:
+        c, epoch = self._table.c, self.epoch
+        return c.name == self._name, c.holder == self._holder, c.epoch == epoch
 
     async def _replace(self, old: _Term, new: _Term) -> bool:
         """Write `new` where the row still says `old`; whether it did."""

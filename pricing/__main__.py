@@ -16,7 +16,7 @@ from pricing.store import SqlStore, snapshot
 from pricing.timed_work import TimedWork
 from pricing.upstreams import schedule_follower, schedule_inbox, whole
 
-LEASE = timedelta(seconds=3)  # how long a dead instance is waited for
+LEASE = timedelta(seconds=4)  # how long a dead instance is waited for
 
 
 def now() -> datetime:

@@ -43,15 +43,20 @@ class Supervisor:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        transport = SupervisorTransport(None, None, f"unix://{settings.supervisor_socket}")
-        self.rpc: Any = ServerProxy("http://127.0.0.1", transport=transport).supervisor
+        self._transport = SupervisorTransport(None, None, f"unix://{settings.supervisor_socket}")
+        self.rpc: Any = ServerProxy("http://127.0.0.1", transport=self._transport).supervisor
 
     def pid(self) -> int | None:
         """Process id of the daemon; None when none answers."""
         try:
             return int(self.rpc.getPID())
         except OSError:  # no socket, or nobody behind it
+            self.close()
             return None
+
+    def close(self) -> None:
+        """Close the connection to the daemon; the next call opens another."""
+        self._transport.close()
 
     def update(self, wanted: list[Program]) -> Change:
         """Make exactly these processes run; those whose settings are the same are left alone."""
