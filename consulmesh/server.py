@@ -155,7 +155,8 @@ class MeshServer(aio.Server):
         own = [*self._proto_services]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self)
         channelz.add_channelz_servicer(self)  # type: ignore[no-untyped-call]  # it has no types
-        reflection.enable_server_reflection([*self._proto_services, reflection.SERVICE_NAME], self)
+        served = [*self._proto_services, reflection.SERVICE_NAME]
+        reflection.enable_server_reflection(served, self)
         self._proto_services = own
         # asked last: whoever gets here found no handler
         self._server.add_generic_rpc_handlers([_Unknown(self._pipeline)])

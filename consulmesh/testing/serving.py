@@ -62,9 +62,10 @@ async def running(
     instance_id: str = "tested-1",
     access_log: Callable[[AccessRecord], None] = logs.access,
     metrics: RpcMetrics | None = None,
+    serving: bool = True,
     **policies: Any,
 ) -> AsyncIterator[tuple[MeshServer, int]]:
-    """A server with these servicers, which says SERVING, and its port."""
+    """A server with these servicers, which says SERVING unless told otherwise, and its port."""
     server = MeshServer(
         service,
         instance=f"{instance_id}/0.0.0",
@@ -77,7 +78,8 @@ async def running(
         each(server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    await server.set_serving(serving=True)
+    if serving:
+        await server.set_serving(serving=True)
     try:
         yield server, port
     finally:

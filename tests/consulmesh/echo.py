@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,13 @@ Context = aio.ServicerContext[Any, Any]
 def text(value: str) -> StringValue:
     """A message."""
     return StringValue(value=value)
+
+
+async def until(condition: Callable[[], object], seconds: float = 2.0) -> None:
+    """Waits for what no event tells."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - see above
+            await asyncio.sleep(0.001)
 
 
 def add_echo(**handlers: Callable[[Any, Any], Any]) -> Callable[[aio.Server], None]:
@@ -47,6 +55,7 @@ class EchoStub:
     """The client of the service."""
 
     def __init__(self, channel: aio.Channel) -> None:
+        self.channel = channel
         kinds = {
             "Unary": channel.unary_unary,
             "Collect": channel.stream_unary,
