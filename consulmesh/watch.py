@@ -208,7 +208,7 @@ class Watch:
         lost = answer.index < max(self._index, 1)
         if self.failing or lost:
             self._resumed(lost=lost)
-        advanced = answer.index > self._index
+        advanced = answer.index > self._index > 0
         self._index = 0 if lost else answer.index
         self._answered_at = self._clock()
         changed = answer.data != self._data
