@@ -1,4 +1,32 @@
-"""Durable streams over gRPC: transactional outbox, resumable watch with snapshot, inbox, leases."""
+"""Durable streams over gRPC: transactional outbox, resumable watch with snapshot, inbox, leases.
+
+The owner of some rows writes each change and its event in one transaction, and serves a Watch RPC:
+
+    OUTBOX = Outbox(METADATA, "schedule")
+
+    async with Database.open(url, migrations="schedule:migrations") as db:
+        await db.write(lambda c: (change(c), OUTBOX.append(c, key, event.SerializeToString(), now)))
+        feed = Feed(db, OUTBOX, event=FlightEvent, snapshot=rows_after)
+        async for batch in feed.watch(request.cursor if request.HasField("cursor") else None):
+            yield WatchFlightsResponse(
+                phase=batch.phase,
+                cursor=batch.cursor,
+                events=batch.events,
+                read_time=batch.read_time,
+            )
+
+Who wants a copy follows it into an inbox, where events and position are one transaction too:
+
+    inbox = SqlInbox(db, InboxTables(METADATA, "pricing"), "schedule", key=…, apply=…, …)
+    watch = lambda cursor: stub.WatchFlights(WatchFlightsRequest(cursor=cursor))
+    follower = Follower("schedule", watch, inbox)
+    mesh.start(follower.run(), name="follow schedule")
+    await follower.caught_up.wait()
+
+What holds: sequence numbers are gapless and in commit order; a reader continues at any cursor that
+is kept, and gets a snapshot otherwise, never a gap; half a snapshot is never a position; events are
+absolute and versioned, so seeing one again changes nothing.
+"""
 
 from eventstream.columns import UtcDateTime
 from eventstream.database import Database

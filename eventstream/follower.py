@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from eventstream import metrics
-from eventstream.errors import StreamBrokenError
+from eventstream.errors import PositionMovedError, StreamBrokenError
 from streams.v1 import stream_pb2
 from streams.v1.stream_pb2 import Cursor, Phase
 
@@ -153,6 +153,8 @@ class Follower(Generic[E]):
         except StreamBrokenError as error:
             _log.error("stream_broken", source=self._source, error=str(error))
             return "broken"
+        except PositionMovedError as error:
+            return self._ended("moved", str(error))
         except Exception:  # noqa: BLE001 - a watch loop: loud, then the same again
             _log.exception("stream_not_applied", source=self._source)
             return "failed"

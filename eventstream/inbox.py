@@ -10,6 +10,10 @@
 
 `<=` and not `<`: a snapshot sends rows again in the version that is there, and they must be marked
 as seen. `start` marks all rows as unseen, `sweep` removes what still is.
+
+One statement per event takes about 3,000 events a second. Where a source sends many, give
+`apply_many`: the same statement, built once with `excluded` instead of values, executed with the
+list of all rows of the batch, in order.
 """
 
 from collections.abc import Callable, Sequence

@@ -19,7 +19,7 @@ import structlog
 from sqlalchemy import Connection, Engine, RootTransaction
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from eventstream import sqlite
+from eventstream import metrics, sqlite
 from eventstream.errors import StorageUnavailableError
 
 _log = structlog.get_logger()
@@ -117,6 +117,7 @@ class Writer:
 
     def _settle(self, group: list[Unit]) -> None:
         self.pending -= len(group)
+        metrics.GROUP_UNITS.observe(len(group))
         self._on_commit()
         for unit in group:
             unit.settle()

@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from datetime import timedelta
 from functools import partial
@@ -155,6 +155,28 @@ async def test_an_idle_stream_says_every_second_that_nothing_happened(db: Databa
     assert {batch.cursor.seq for batch in batches if batch.cursor} == {1}
     assert 1.9 < took < 3
     assert times == sorted(set(times))
+
+
+async def test_a_commit_just_after_the_last_look_is_not_overlooked(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An event that is committed between a read and the wait for changes comes at once."""
+    cursor = Cursor(epoch=await db.write(mirror.OUTBOX.start_epoch), seq=0)
+    read_page = db.read
+
+    async def read_then_commit(query: Callable[[Connection], object]) -> object:
+        page = await read_page(query)
+        monkeypatch.undo()
+        await db.write(lambda c: put_many(c, 1))
+        return page
+
+    monkeypatch.setattr(db, "read", read_then_commit)
+    async with aclosing(mirror.feed(db).watch(cursor)) as stream:
+        bookmark = await anext(stream)
+        async with asyncio.timeout(0.5):
+            event = await anext(stream)
+
+    assert [bookmark.phase, event.phase] == [PHASE_BOOKMARK, PHASE_EVENTS]
 
 
 async def test_a_batch_ends_where_a_unit_ends(db: Database) -> None:

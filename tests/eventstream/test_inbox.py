@@ -3,6 +3,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from prometheus_client import REGISTRY
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
 
@@ -131,6 +132,7 @@ async def test_a_poison_event_is_kept_and_the_others_are_applied(db: Database) -
     assert await inbox.position() == at(3)
     assert (letter.key, letter.seq, letter.attempts) == ("b", 2, 1)
     assert letter.reason == "ValueError: -1 km"
+    assert REGISTRY.get_sample_value("eventstream_dead_letters", {"source": "flights"}) == 1
 
 
 async def test_a_later_event_of_the_key_supersedes_the_letter(db: Database) -> None:
