@@ -46,7 +46,11 @@ class Subject:
         timeout = aiohttp.ClientTimeout(total=30)
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(timeout=timeout, connector=connector) as http:
-            yield cls(settings, http)
+            subject = cls(settings, http)
+            try:
+                yield subject
+            finally:
+                subject._supervisor.close()  # noqa: SLF001 - our own
 
     async def instances(self, service: str) -> list[Instance]:
         """Every instance that Consul lists for a service."""

@@ -20,6 +20,7 @@ SERVICES = {
 }
 GATEWAY = "gateway-bff"
 ADS = "mesh-ads"
+CONSUL = "consul"
 LONGEST_SOCKET_PATH = 90  # a Unix socket's path may have 104 to 108 characters
 
 
@@ -95,7 +96,7 @@ def consul_program(settings: Settings, binary: Path | None) -> Iterator[Program]
     if binary is None:
         return
     files = f"-config-file={ROOT / 'consul' / 'agent.hcl'} -config-file={local_agent(settings)}"
-    yield Program(name="consul", command=f"{binary} agent {files}", environment={}, priority=1)
+    yield Program(name=CONSUL, command=f"{binary} agent {files}", environment={}, priority=1)
 
 
 def local_agent(settings: Settings) -> Path:

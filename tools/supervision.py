@@ -13,7 +13,7 @@ from xmlrpc.client import Fault, ServerProxy
 import psutil
 from supervisor.xmlrpc import Faults, SupervisorTransport
 
-from tools.programs import Program, Settings, supervisor_config
+from tools.programs import CONSUL, GATEWAY, Program, Settings, supervisor_config
 
 PATIENCE = 60.0  # seconds for a daemon to start, or for everything to stop
 
@@ -118,12 +118,24 @@ class Supervisor:
         with tolerated(Faults.ALREADY_STARTED):
             self.rpc.startProcess(name)
 
+    def _stop_together(self, processes: list[str]) -> None:
+        """Stop processes at the same time and wait until all have drained."""
+        for name in processes:
+            with tolerated(Faults.NOT_RUNNING):
+                self.rpc.stopProcess(name, False)  # noqa: FBT003 - XML-RPC has no names
+        until(
+            lambda: all(p.name not in processes or p.pid == 0 for p in self.states()),
+            f"the end of {', '.join(processes)}",
+        )
+
     def shutdown(self) -> bool:
         """End every process, callers before those they call, then the daemon. False: none ran."""
         pid = self.pid()
         if pid is None:
             return False
         daemon = psutil.Process(pid)
+        self._stop_together([GATEWAY])
+        self._stop_together([p.name for p in self.states() if p.name != CONSUL])
         self.rpc.shutdown()
         daemon.wait(timeout=PATIENCE)
         return True

@@ -19,7 +19,7 @@ from consul.std import Consul
 from tools import announce
 from tools.binaries import ROOT, get
 from tools.config_entries import apply
-from tools.programs import ADS, GATEWAY, SERVICES, Ports, Program, Settings, programs
+from tools.programs import ADS, CONSUL, GATEWAY, SERVICES, Ports, Program, Settings, programs
 from tools.supervision import Supervisor, until
 
 READY_WITHIN = 180.0  # seconds; a first start loads the timetable
@@ -124,7 +124,7 @@ def consul_client(settings: Settings) -> Any:
 def wait_until_ready(settings: Settings, supervisor: Supervisor, wanted: list[Program]) -> None:
     """Wait until every instance passes its checks in Consul, naming each as it does."""
     began = time.monotonic()
-    missing = {program.name for program in wanted} - {"consul", ADS, GATEWAY}
+    missing = {program.name for program in wanted} - {CONSUL, ADS, GATEWAY}
     missing |= {f"{GATEWAY}-1", f"{ADS}-1"}
     announce.waiting(f"{len(missing)} instances; the first start loads a year of flights")
     client = consul_client(settings)
