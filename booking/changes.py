@@ -9,6 +9,7 @@ from datetime import timedelta
 import structlog
 from sqlalchemy import Connection, func, select
 
+from booking.domain import Booking
 from booking.tables import outbox
 from eventstream import Database, DatabaseClosedError, StorageUnavailableError
 
@@ -18,33 +19,51 @@ _LINGER = timedelta(milliseconds=10)  # between two looks: a busy database commi
 _PAUSE = timedelta(seconds=1)  # after a failed look
 
 
+class News:
+    """What one waiter is told about its booking; only the newest counts."""
+
+    def __init__(self) -> None:
+        self._told = asyncio.Event()
+        self._newest: Booking | None = None
+
+    def tell(self, booking: Booking | None) -> None:
+        """There is a new state: this one, or one that must be read."""
+        self._newest = booking
+        self._told.set()
+
+    async def next(self) -> Booking | None:
+        """Wait for a new state; None where it must be read. It may be one that is known."""
+        await self._told.wait()
+        self._told.clear()
+        return self._newest
+
+
 class Changes:
     """Reads the booking outbox as it grows and wakes those who wait for one of its keys.
 
-    State: `_waiting`, the events to set, by booking.
+    State: `_waiting`, whom to tell, by booking.
     """
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self._waiting: defaultdict[str, set[News]] = defaultdict(set)
 
     @contextmanager
-    def of(self, booking_id: str) -> Iterator[asyncio.Event]:
-        """An event that is set whenever the booking may have changed; the waiter clears it."""
-        event = asyncio.Event()
-        self._waiting[booking_id].add(event)
+    def of(self, booking_id: str) -> Iterator[News]:
+        """News of a booking from now on."""
+        news = News()
+        self._waiting[booking_id].add(news)
         try:
-            yield event
+            yield news
         finally:
-            self._waiting[booking_id].discard(event)
+            self._waiting[booking_id].discard(news)
             if not self._waiting[booking_id]:
                 del self._waiting[booking_id]
 
-    def tell(self, booking_ids: Iterable[str]) -> None:
-        """Wake those who wait for these bookings: what this process has changed itself."""
-        for booking_id in booking_ids:
-            for event in self._waiting.get(booking_id, ()):
-                event.set()
+    def tell(self, booking: Booking) -> None:
+        """Pass on a state that this process has just stored: nobody here needs to read it."""
+        for news in self._waiting.get(booking.booking_id, ()):
+            news.tell(booking)
 
     async def run(self) -> None:
         """Follow the outbox until the database is closed: others' changes are told in 20 ms."""
@@ -67,11 +86,16 @@ class Changes:
     async def _look(self, position: int | None) -> int:
         if position is None:  # unknown what has happened so far: everybody looks for themselves
             end = await self._db.read(_end)
-            self.tell(tuple(self._waiting))
+            self._stir(self._waiting)
             return end
         end, keys = await self._db.read(lambda connection: _after(connection, position))
-        self.tell(keys)
+        self._stir(keys & self._waiting.keys())
         return end
+
+    def _stir(self, booking_ids: Iterable[str]) -> None:
+        for booking_id in booking_ids:
+            for news in self._waiting[booking_id]:
+                news.tell(None)
 
 
 def _end(connection: Connection) -> int:

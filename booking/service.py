@@ -67,11 +67,19 @@ class Sagas(Protocol):
         ...
 
 
+class News(Protocol):
+    """News of one booking."""
+
+    async def next(self) -> Booking | None:
+        """Wait for a new state; None where it must be read. It may be one that is known."""
+        ...
+
+
 class Changes(Protocol):
     """News of bookings, whichever process changed them."""
 
-    def of(self, booking_id: str) -> AbstractContextManager[asyncio.Event]:
-        """An event that is set whenever the booking has changed."""
+    def of(self, booking_id: str) -> AbstractContextManager[News]:
+        """News of a booking from now on."""
         ...
 
 
@@ -96,11 +104,11 @@ class BookingService:
         """Book, and answer with the outcome or, after so many seconds, with PENDING."""
         until = asyncio.get_running_loop().time() + (_LONGEST_WAIT if wait is None else wait)
         key = RequestKey.of_booking(user, request)
-        booking = await self._bookings.requested(key)
-        if booking is None:
+        made = await self._bookings.requested(key)
+        if made is None:
             await self._check_quote(request)
-            booking = await self._begin(user, request, key)
-        return await self._outcome(booking, until)
+            return await self._begin(user, request, key, until)
+        return await self._joined(made, until)
 
     async def get(self, user: User, booking_id: str) -> Booking:
         """One booking of the user."""
@@ -130,46 +138,66 @@ class BookingService:
 
     async def watch(self, user: User, booking_id: str) -> AsyncGenerator[Booking, None]:
         """The booking as it is now, then after each change, until it is settled."""
-        with self._changes.of(booking_id) as changed:
+        with self._changes.of(booking_id) as news:
             booking = await self.get(user, booking_id)
             yield booking
             while not booking.settled:
-                await changed.wait()
-                changed.clear()
-                seen, booking = booking, await self.get(user, booking_id)
-                if booking.version != seen.version:
-                    yield booking
+                booking = await self._next(booking, news)
+                yield booking
 
     async def _check_quote(self, request: BookingRequest) -> None:
         quote = await self._quotes.quote(request.quote_id)
         if quote.passengers != len(request.passengers):
             raise PassengerCountMismatch(f"the quote is for {quote.passengers} passengers")
 
-    async def _begin(self, user: User, request: BookingRequest, key: RequestKey) -> Booking:
-        now = self._clock()
+    async def _begin(
+        self, user: User, request: BookingRequest, key: RequestKey, until: float
+    ) -> Booking:
         while True:
-            booking = Booking(
-                booking_id=new_booking_id(),
-                reference=new_reference(),
-                user=user,
-                quote_id=request.quote_id,
-                passengers=request.passengers,
-                email=request.email,
-                create_time=now,
-                update_time=now,
-            )
-            try:
-                return await self._sagas.begin(booking, key)
-            except ReferenceTaken:
-                continue
+            booking = self._accepted(user, request)
+            with self._changes.of(booking.booking_id) as news:
+                try:
+                    made = await self._sagas.begin(booking, key)
+                except ReferenceTaken:
+                    continue
+                if made.booking_id == booking.booking_id:
+                    return await self._settled(made, news, until)
+            return await self._joined(made, until)
 
-    async def _outcome(self, booking: Booking, until: float) -> Booking:
-        if booking.settled:
-            return booking
+    def _accepted(self, user: User, request: BookingRequest) -> Booking:
+        now = self._clock()
+        return Booking(
+            booking_id=new_booking_id(),
+            reference=new_reference(),
+            user=user,
+            quote_id=request.quote_id,
+            passengers=request.passengers,
+            email=request.email,
+            create_time=now,
+            update_time=now,
+        )
+
+    async def _joined(self, made: Booking, until: float) -> Booking:
+        """The outcome of a booking that another call has made."""
+        if made.settled:
+            return made
+        with self._changes.of(made.booking_id) as news:
+            booking = await self.get(made.user, made.booking_id)
+            return await self._settled(booking, news, until)
+
+    async def _settled(self, booking: Booking, news: News, until: float) -> Booking:
         try:
             async with asyncio.timeout_at(until):
-                async for state in self.watch(booking.user, booking.booking_id):
-                    booking = state
+                while not booking.settled:
+                    booking = await self._next(booking, news)
         except TimeoutError:
             pass  # still pending: the runner goes on
         return booking
+
+    async def _next(self, seen: Booking, news: News) -> Booking:
+        """The next state after one that was seen."""
+        while True:
+            told = await news.next()
+            booking = told or await self.get(seen.user, seen.booking_id)
+            if booking.version > seen.version:
+                return booking

@@ -105,7 +105,8 @@ class BookingStore:
             return True
 
         recorded = await self._db.write(unit)
-        self._changes.tell([before.booking.booking_id])
+        if recorded:
+            self._changes.tell(after.booking)
         return recorded
 
     async def postpone(self, saga: Saga, error: str, due: datetime) -> bool:

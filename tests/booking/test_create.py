@@ -275,3 +275,20 @@ async def test_pricing_is_away(system: System) -> None:
     assert code is grpc.StatusCode.UNAVAILABLE
     assert booking.status == pb.BOOKING_STATUS_CONFIRMED
     await system.check(instance)
+
+
+async def test_quote_vanishes(system: System) -> None:
+    """A quote that pricing has forgotten meanwhile is a rejection, and there is nothing to undo."""
+    instance = await system.start()
+    request = await system.request()
+    gate = Gate()
+    system.pricing.faults.plan("RedeemQuote", Fault(gate=gate))
+    call = instance.stub.CreateBooking(request, metadata=system.user())
+    waiting = asyncio.ensure_future(_wait(call))
+    await gate.reached.wait()
+    del system.pricing.quotes[request.quote_id]
+    gate.open()
+    await waiting
+
+    assert (await call).booking.rejection.reason == "QUOTE_NOT_FOUND"
+    await system.check(instance)
