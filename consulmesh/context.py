@@ -5,6 +5,7 @@ not be inherited by background jobs, which are started in a fresh `contextvars` 
 """
 
 import random
+import re
 import time
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field, replace
@@ -12,11 +13,9 @@ from enum import StrEnum
 from types import TracebackType
 from typing import Self
 
-_HEX = "0123456789abcdef"
-_PARTS = 3  # of a traceparent after its version: trace, span and flags
-_LENGTHS = (2, 32, 16, 2)
-_NO_TRACE, _NO_SPAN = "0" * 32, "0" * 16
-_SAMPLED = frozenset(f"{flags:02x}" for flags in range(1, 256, 2))
+_TRACEPARENT = re.compile(
+    r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?"
+)
 # Ids have to be unique, not secret; seeded from the system.
 _random_bits = random.Random().getrandbits  # noqa: S311 - see above
 
@@ -41,18 +40,19 @@ class TraceContext:
     @classmethod
     def root(cls) -> Self:
         """The start of a new trace."""
-        return cls(f"{_random_bits(128):032x}", f"{_random_bits(64):016x}")
+        return cls(f"{_random_bits(128):032x}", _span_id())
 
     @classmethod
     def parse(cls, traceparent: str | None) -> Self:
         """The caller's position; a new root when there is none or it is not well-formed."""
-        if traceparent is None:
-            return cls.root()
-        version, _, rest = traceparent.partition("-")
-        parts = rest.split("-")
-        if not _well_formed(version, parts):
-            return cls.root()
-        return cls(parts[0], parts[1], parts[2] in _SAMPLED)
+        found = _read(traceparent)
+        return cls.root() if found is None else cls(*found)
+
+    @classmethod
+    def joined(cls, traceparent: str | None) -> Self:
+        """A new span below the caller's, or of a new trace: `parse(…).child()` at half the cost."""
+        found = _read(traceparent)
+        return cls.root() if found is None else cls(found[0], _span_id(), found[2])
 
     def traceparent(self) -> str:
         """The header's value."""
@@ -60,22 +60,22 @@ class TraceContext:
 
     def child(self) -> Self:
         """A new span of the same trace."""
-        return type(self)(self.trace_id, f"{_random_bits(64):016x}", self.sampled)
+        return type(self)(self.trace_id, _span_id(), self.sampled)
 
 
-def _well_formed(version: str, parts: list[str]) -> bool:
+def _read(traceparent: str | None) -> tuple[str, str, bool] | None:
     """Later versions may add parts; what they have in common with the first is read."""
-    if len(parts) < _PARTS or (len(parts) > _PARTS and version == "00") or version == "ff":
-        return False
-    trace_id, span_id, flags = parts[:_PARTS]
-    if (len(version), len(trace_id), len(span_id), len(flags)) != _LENGTHS:
-        return False
-    # str.strip leaves nothing exactly when each character is one of those given
-    return (
-        trace_id != _NO_TRACE
-        and span_id != _NO_SPAN
-        and not (version + trace_id + span_id + flags).strip(_HEX)
-    )
+    if traceparent is None:
+        return None
+    found = _TRACEPARENT.fullmatch(traceparent)
+    if found is None:
+        return None
+    version, trace_id, span_id, flags, more = found.groups()
+    return None if more and version == "00" else (trace_id, span_id, int(flags, 16) & 1 == 1)
+
+
+def _span_id() -> str:
+    return f"{_random_bits(64):016x}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,7 +29,7 @@ def extract(
 ) -> CallContext:
     """The context of an incoming call, with a span of its own."""
     get = dict(metadata).get
-    trace = TraceContext.parse(_text(get(TRACEPARENT))).child()
+    trace = TraceContext.joined(_text(get(TRACEPARENT)))
     return CallContext(
         deadline=None if time_remaining is None else time.monotonic() + time_remaining,
         trace=trace,

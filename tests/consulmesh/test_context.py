@@ -104,6 +104,16 @@ def test_a_child_is_a_new_span_of_the_same_trace() -> None:
     assert TraceContext.parse(child.traceparent()) == child
 
 
+def test_joining_a_trace_is_parsing_it_and_taking_a_child() -> None:
+    """The shorter way gives the same, also where there is nothing to join."""
+    joined = TraceContext.joined(f"00-{TRACE}-{SPAN}-00")
+
+    assert (joined.trace_id, joined.sampled) == (TRACE, False)
+    assert joined.span_id != SPAN
+    assert TraceContext.joined("garbage").trace_id != TRACE
+    assert TraceContext.joined(None).trace_id != TRACE
+
+
 def test_a_later_version_of_traceparent_is_read_as_far_as_it_is_known() -> None:
     """As W3C Trace Context demands, parts that are added later do not matter."""
     assert TraceContext.parse(f"01-{TRACE}-{SPAN}-01-more").trace_id == TRACE
