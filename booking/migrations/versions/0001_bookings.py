@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from eventstream.columns import Sequence, UtcDateTime
+from eventstream import UtcDateTime, schema
 
 revision = "0001"
 down_revision = None
@@ -35,7 +35,7 @@ def upgrade() -> None:
     _create_parts()
     _create_sagas()
     _create_keys()
-    _create_outbox()
+    schema.create_outbox_1(op, "booking")
 
 
 def downgrade() -> None:
@@ -108,22 +108,4 @@ def _create_keys() -> None:
         sa.Column("booking_id", sa.String, _booking(), nullable=False),
         sa.Column("content_hash", sa.String(64), nullable=False),
         sa.Column("create_time", UtcDateTime, nullable=False),
-    )
-
-
-def _create_outbox() -> None:
-    op.create_table(
-        "booking_event",
-        sa.Column("seq", Sequence, primary_key=True, autoincrement=False),
-        sa.Column("unit", Sequence, nullable=False),
-        sa.Column("event_time", UtcDateTime, nullable=False),
-        sa.Column("key", sa.String, nullable=False),
-        sa.Column("payload", sa.LargeBinary, nullable=False),
-    )
-    op.create_table(
-        "booking_head",
-        sa.Column("id", sa.SmallInteger, primary_key=True, autoincrement=False),
-        sa.Column("epoch", sa.String(32), nullable=False),
-        sa.Column("seq", Sequence, nullable=False),
-        sa.CheckConstraint("id = 1", name="booking_head_is_one_row"),
     )

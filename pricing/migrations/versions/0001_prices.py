@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from eventstream.columns import Sequence, UtcDateTime
+from eventstream import UtcDateTime, schema
 
 revision = "0001"
 down_revision = None
@@ -14,8 +14,9 @@ def upgrade() -> None:
     _create_flights()
     _create_fares()
     _create_quotes()
-    _create_outbox()
-    _create_inbox()
+    schema.create_outbox_1(op, "price")
+    schema.create_inbox_1(op, "inbox")
+    schema.create_leases_1(op)
 
 
 def downgrade() -> None:
@@ -91,50 +92,4 @@ def _create_quotes() -> None:
         sa.Column("booking_id", sa.String, primary_key=True),
         sa.Column("epoch", sa.BigInteger, nullable=False),
         sa.Column("released", sa.Boolean, nullable=False),
-    )
-
-
-def _create_outbox() -> None:
-    op.create_table(
-        "price_event",
-        sa.Column("seq", Sequence, primary_key=True, autoincrement=False),
-        sa.Column("unit", Sequence, nullable=False),
-        sa.Column("event_time", UtcDateTime, nullable=False),
-        sa.Column("key", sa.String, nullable=False),
-        sa.Column("payload", sa.LargeBinary, nullable=False),
-    )
-    op.create_table(
-        "price_head",
-        sa.Column("id", sa.SmallInteger, primary_key=True, autoincrement=False),
-        sa.Column("epoch", sa.String(32), nullable=False),
-        sa.Column("seq", Sequence, nullable=False),
-        sa.CheckConstraint("id = 1", name="price_head_is_one_row"),
-    )
-
-
-def _create_inbox() -> None:
-    op.create_table(
-        "inbox_position",
-        sa.Column("source", sa.String, primary_key=True),
-        sa.Column("epoch", sa.String(32)),
-        sa.Column("seq", Sequence),
-        sa.Column("revision", sa.BigInteger, nullable=False),
-    )
-    op.create_table(
-        "inbox_dead_letter",
-        sa.Column("source", sa.String, primary_key=True),
-        sa.Column("key", sa.String, primary_key=True),
-        sa.Column("seq", Sequence),
-        sa.Column("payload", sa.LargeBinary, nullable=False),
-        sa.Column("reason", sa.Text, nullable=False),
-        sa.Column("attempts", sa.Integer, nullable=False),
-        sa.Column("recorded_time", UtcDateTime, nullable=False),
-        sa.Column("next_attempt_time", UtcDateTime, nullable=False),
-    )
-    op.create_table(
-        "lease",
-        sa.Column("name", sa.String, primary_key=True),
-        sa.Column("holder", sa.String, nullable=False),
-        sa.Column("epoch", sa.BigInteger, nullable=False),
-        sa.Column("beat", sa.BigInteger, nullable=False),
     )
