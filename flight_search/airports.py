@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import tzinfo
 from functools import cache
 from operator import itemgetter
+from sys import intern
 from zoneinfo import ZoneInfo
 
 import airportsdata
@@ -41,8 +42,8 @@ class AirportDirectory:
                 code=row["iata"],
                 name=row["name"],
                 city=row["city"],
-                country=row["country"],
-                time_zone=row["tz"],
+                country=intern(row["country"]),
+                time_zone=intern(row["tz"]),
             )
             for row in rows
         )

@@ -22,7 +22,7 @@ REJECTED: Final = Counter(
     "flight_search_events_rejected", "Events of a source that make no sense", ["source"]
 )
 
-COUNT_EVERY: Final = 15.0
+COUNT_EVERY: Final = 5.0
 COUNT_WIDTH: Final = 2_000
 
 

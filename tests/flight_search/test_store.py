@@ -1,3 +1,4 @@
+import asyncio
 import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
@@ -7,7 +8,7 @@ from structlog.testing import capture_logs
 
 from flight_search import store
 from flight_search.domain import Position
-from flight_search.read_model import SCHEDULE, ReadModel
+from flight_search.read_model import SCHEDULE, DamagedFileError, ReadModel
 from tests.flight_search.timetables import feed, flight, found, prices, query
 
 EIGHT = datetime(2026, 3, 8, 13, tzinfo=UTC)
@@ -151,14 +152,23 @@ def test_damage_that_shows_later_ends_the_process_and_the_file(path: Path) -> No
     """A query that meets a broken page says so, and the next start is from nothing."""
     content = bytearray(path.read_bytes())
     with ReadModel(path) as model:
-        before = model.damaged.is_set()
         for page in range(4096, len(content), 4096):
             content[page : page + 4096] = b"\xa5" * 4096
         path.write_bytes(content)
         model._db.execute("PRAGMA shrink_memory")
         with pytest.raises(sqlite3.DatabaseError):
             found(model, query())
-        after = model.damaged.is_set()
+        noticed = model.damaged.is_set()
 
-    assert (before, after) == (False, True)
+    assert noticed
     assert not path.exists()
+
+
+async def test_a_damaged_file_ends_the_process(path: Path) -> None:
+    """The job that watches the file fails, and closing the model then removes the file."""
+    with ReadModel(path) as model:
+        model.damaged.set()
+        with pytest.raises(DamagedFileError):
+            await asyncio.wait_for(model.fail_when_damaged(), 5)
+
+    assert reasons(path) == ([], None)

@@ -1,0 +1,45 @@
+import asyncio
+from datetime import UTC, datetime
+
+from prometheus_client import REGISTRY
+
+from flight_search.domain import SortOrder
+from flight_search.metrics import MeasuredTimetable, count_for_ever
+from flight_search.paging import BEFORE_ALL
+from flight_search.read_model import ReadModel
+from tests.flight_search.systems import until
+from tests.flight_search.timetables import feed, flight, journey, prices, query
+
+EIGHT = datetime(2026, 3, 8, 13, tzinfo=UTC)
+
+
+async def test_flights_and_offers_are_counted(model: ReadModel) -> None:
+    """The gauges are what the model knows: a cabin with a price is an offer."""
+    feed(model, [flight(f"f{n}", "JFK", "LAX", EIGHT) for n in range(3)])
+    feed(model, [prices(f"f{n}") for n in range(2)])
+    job = asyncio.ensure_future(count_for_ever(model))
+    await until(lambda: REGISTRY.get_sample_value("flight_search_offers") == 4)
+    job.cancel()
+
+    assert REGISTRY.get_sample_value("flight_search_flights") == 3
+
+
+def test_every_kind_of_query_is_timed(model: ReadModel) -> None:
+    """A measured timetable answers as the one behind it, and counts its queries by kind."""
+
+    def count(kind: str) -> float:
+        name = "flight_search_query_duration_seconds_count"
+        return REGISTRY.get_sample_value(name, {"kind": kind}) or 0.0
+
+    feed(model, [flight("a", "JFK", "LAX", EIGHT), prices("a")])
+    feed(model, [flight("b", "JFK", "FRA", EIGHT), flight("c", "FRA", "LAX", EIGHT)])
+    kinds = ("page", "direct", "connecting")
+    timetable, way = MeasuredTimetable(model), journey(query())
+    before = [count(kind) for kind in kinds]
+    page, last = timetable.page(way, SortOrder.PRICE, BEFORE_ALL, 10)
+    answers = (timetable.direct(way), timetable.connecting(way, "FRA"), timetable.connections(way))
+
+    assert (page, last) == (model.direct(way), None)
+    assert answers == (page, [], ["FRA"])
+    assert timetable.served() == {"JFK", "LAX", "FRA"}
+    assert [count(kind) for kind in kinds] == [number + 1 for number in before]
