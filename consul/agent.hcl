@@ -39,8 +39,5 @@ ports {
   grpc_tls = -1
 }
 
-telemetry {
-  disable_hostname = true
-}
-
+# Nothing leaves this machine; metrics are sent nowhere unless a telemetry block says so.
 disable_update_check = true
