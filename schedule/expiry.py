@@ -5,7 +5,7 @@ been a hold that is due earlier; because of commits not more often than four tim
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Never, Protocol
 
@@ -36,19 +36,16 @@ class DueHolds(Protocol):
         """When the next hold runs out."""
 
 
-class Seats(Protocol):
-    """The use case."""
-
-    async def expire(self, booking_id: str) -> Hold:
-        """Give back what is held if that is due."""
+Expire = Callable[[str], Awaitable[Hold]]
+"""Gives back what a booking holds, if that is due."""
 
 
 class Sweeper:
     """Expires holds in time."""
 
-    def __init__(self, holds: DueHolds, seats: Seats, clock: Clock) -> None:
+    def __init__(self, holds: DueHolds, expire: Expire, clock: Clock) -> None:
         self._holds = holds
-        self._seats = seats
+        self._expire = expire
         self._clock = clock
 
     async def sweep_forever(self) -> Never:
@@ -64,7 +61,7 @@ class Sweeper:
         """Expire what is due, each hold in a unit of its own; returns how many that were."""
         expired = 0
         while due := await self._holds.due(self._clock.now()):
-            holds = await asyncio.gather(*map(self._seats.expire, due))
+            holds = await asyncio.gather(*map(self._expire, due))
             expired += sum(hold.state is HoldState.EXPIRED for hold in holds)
         if expired:
             _log.info("holds_expired", count=expired)

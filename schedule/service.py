@@ -96,8 +96,11 @@ class HoldRecords(Protocol):
     def hold(self, booking_id: str) -> Hold | None:
         """The booking's hold; in a unit it is its own until it ends."""
 
-    def put_hold(self, hold: Hold, at: datetime) -> None:
-        """Store a new hold with its segments, or the new state of one."""
+    def open_hold(self, hold: Hold, at: datetime) -> None:
+        """Store a new hold with its segments."""
+
+    def move_hold(self, hold: Hold, at: datetime) -> None:
+        """Store the new state and epoch of a hold."""
 
 
 class Records(FlightRecords, HoldRecords, Protocol):
@@ -284,8 +287,10 @@ class Seats:
 
     @staticmethod
     def _put(records: Records, before: Hold | None, after: Hold, now: datetime) -> Hold:
-        if after != before:
-            records.put_hold(after, now)
+        if before is None:
+            records.open_hold(after, now)
+        elif after != before:
+            records.move_hold(after, now)
         return after
 
 

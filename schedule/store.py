@@ -47,6 +47,7 @@ _FLIGHTS = (
     .where(flight.c.flight_id.in_(bindparam("flight_ids", expanding=True)))
     .order_by(flight.c.flight_id)
 )
+_FLIGHTS_LOCKED = _FLIGHTS.with_for_update()
 _CABINS = (
     select(flight_cabin)
     .where(flight_cabin.c.flight_id.in_(bindparam("flight_ids", expanding=True)))
@@ -81,6 +82,14 @@ _HOLD = (
     .outerjoin(hold_segment, hold_segment.c.booking_id == hold.c.booking_id)
     .where(hold.c.booking_id == bindparam("key"))
     .order_by(hold_segment.c.position)
+)
+_HOLD_LOCKED = _HOLD.with_for_update(of=hold)
+_OPEN_HOLD = insert(hold)
+_OPEN_SEGMENTS = insert(hold_segment)
+_MOVE_HOLD = (
+    update(hold)
+    .where(hold.c.booking_id == bindparam("key"))
+    .values({name: bindparam(name) for name in ("saga_epoch", "state", "update_time")})
 )
 _HELD = hold.c.state == literal_column(str(HoldState.HELD.value))  # as in the partial index
 _DUE = (
@@ -125,7 +134,7 @@ class SqlRecords:
 
     def flights(self, flight_ids: Iterable[str]) -> Mapping[str, Flight]:
         """Those of the flights that exist."""
-        query = _FLIGHTS.with_for_update() if self._lock else _FLIGHTS
+        query = _FLIGHTS_LOCKED if self._lock else _FLIGHTS
         rows = self._connection.execute(query, {"flight_ids": sorted(set(flight_ids))})
         return {found.flight_id: found for found in self._with_cabins(rows.mappings().all())}
 
@@ -145,16 +154,21 @@ class SqlRecords:
 
     def change(self, flights: Sequence[Flight], at: datetime) -> None:
         """Store the next versions of flights and publish them, in order of id."""
-        events = []
-        for changed in sorted(flights, key=lambda f: f.flight_id):
-            event = messages.flight_changed(changed, at).SerializeToString()
-            self._change(changed, event)
-            events.append((changed.flight_id, event, at))
-        outbox.append_many(self._connection, events)
+        if not flights:
+            return
+        ordered = sorted(flights, key=lambda f: f.flight_id)
+        events = [messages.flight_changed(f, at).SerializeToString() for f in ordered]
+        rows = [_changes(f, event) for f, event in zip(ordered, events, strict=True)]
+        if self._connection.execute(_CHANGE_FLIGHT, rows).rowcount != len(rows):
+            raise ConcurrentChangeError("a flight has changed meanwhile")
+        seats = [_seats(f, c) for f in ordered for c in f.cabins]
+        self._connection.execute(_CHANGE_CABIN, seats)
+        published = [(f.flight_id, e, at) for f, e in zip(ordered, events, strict=True)]
+        outbox.append_many(self._connection, published)
 
     def hold(self, booking_id: str) -> Hold | None:
         """The booking's hold."""
-        query = _HOLD.with_for_update(of=hold) if self._lock else _HOLD
+        query = _HOLD_LOCKED if self._lock else _HOLD
         rows = self._connection.execute(query, {"key": booking_id}).all()
         if not rows:
             return None
@@ -170,22 +184,23 @@ class SqlRecords:
             ),
         )
 
-    def put_hold(self, new: Hold, at: datetime) -> None:
-        """Store a new hold with its segments, or the new state of one."""
-        state = {
+    def open_hold(self, new: Hold, at: datetime) -> None:
+        """Store a new hold with its segments."""
+        row = {
+            "booking_id": new.booking_id,
             "saga_epoch": new.saga_epoch,
             "state": new.state.value,
             "expire_time": new.expire_time,
             "update_time": at,
         }
-        known = self._connection.execute(
-            update(hold).where(hold.c.booking_id == new.booking_id).values(state)
-        )
-        if known.rowcount:
-            return
-        self._connection.execute(insert(hold), {"booking_id": new.booking_id, **state})
+        self._connection.execute(_OPEN_HOLD, row)
         if new.segments:
-            self._connection.execute(insert(hold_segment), _segments(new))
+            self._connection.execute(_OPEN_SEGMENTS, _segments(new))
+
+    def move_hold(self, moved: Hold, at: datetime) -> None:
+        """Store the new state and epoch of a hold."""
+        row = {"saga_epoch": moved.saga_epoch, "state": moved.state.value, "update_time": at}
+        self._connection.execute(_MOVE_HOLD, {"key": moved.booking_id, **row})
 
     def first_time(self, request_id: str, fingerprint: str, at: datetime) -> bool:
         """Note a request; False when it was noted before. ValueError: as a different one."""
@@ -212,20 +227,6 @@ class SqlRecords:
             )
             for row in rows
         ]
-
-    def _change(self, changed: Flight, event: bytes) -> None:
-        values = {name: getattr(changed, name) for name in _CHANGING}
-        values["status"] = changed.status.value
-        key = {"key": changed.flight_id, "seen": changed.version - 1, "event": event}
-        if self._connection.execute(_CHANGE_FLIGHT, {**values, **key}).rowcount != 1:
-            raise ConcurrentChangeError(f"{changed.flight_id} has changed meanwhile")
-        self._connection.execute(
-            _CHANGE_CABIN,
-            [
-                {"key": changed.flight_id, "of": c.cabin.value, "held": c.held, "sold": c.sold}
-                for c in changed.cabins
-            ],
-        )
 
 
 class SqlDueHolds:
@@ -266,6 +267,21 @@ _SNAPSHOT = (
     .order_by(flight.c.flight_id)
     .limit(bindparam("limit"))
 )
+
+
+def _changes(changed: Flight, event: bytes) -> dict[str, Any]:
+    values = {name: getattr(changed, name) for name in _CHANGING}
+    key = {"key": changed.flight_id, "seen": changed.version - 1}
+    return values | key | {"status": changed.status.value, "event": event}
+
+
+def _seats(changed: Flight, seats: CabinSeats) -> dict[str, Any]:
+    return {
+        "key": changed.flight_id,
+        "of": seats.cabin.value,
+        "held": seats.held,
+        "sold": seats.sold,
+    }
 
 
 def _cabin(row: Any) -> CabinSeats:

@@ -17,7 +17,7 @@ MINUTE = timedelta(minutes=1)
 @asynccontextmanager
 async def sweeping(system: System) -> AsyncIterator[None]:
     """Expire holds while the block runs."""
-    sweeper = Sweeper(SqlDueHolds(system.db), system.seats, system.clock)
+    sweeper = Sweeper(SqlDueHolds(system.db), system.seats.expire, system.clock)
     job = asyncio.create_task(sweeper.sweep_forever())
     try:
         yield
@@ -79,7 +79,7 @@ async def test_settled_holds_do_not_run_out(system: System) -> None:
     await confirm(system, "bkg_1")
     await release(system, "bkg_2")
     system.clock.advance(31 * MINUTE)
-    sweeper = Sweeper(SqlDueHolds(system.db), system.seats, system.clock)
+    sweeper = Sweeper(SqlDueHolds(system.db), system.seats.expire, system.clock)
     swept = [await sweeper.sweep(), await sweeper.sweep()]
 
     assert swept == [1, 0]
@@ -92,7 +92,7 @@ async def test_many_holds_run_out_at_once(system: System) -> None:
     await system.add(*flights)
     await asyncio.gather(*(hold(system, f"bkg_{n}", *flights) for n in range(150)))
     system.clock.advance(11 * MINUTE)
-    swept = await Sweeper(SqlDueHolds(system.db), system.seats, system.clock).sweep()
+    swept = await Sweeper(SqlDueHolds(system.db), system.seats.expire, system.clock).sweep()
 
     assert swept == 150
     assert [await taken(system, flight) for flight in flights] == [(0, 0), (0, 0)]
