@@ -3,6 +3,7 @@
 import os
 from datetime import timedelta
 
+import structlog
 from prometheus_client import REGISTRY
 
 import consulmesh
@@ -18,6 +19,8 @@ from gateway_bff.readiness import Readiness
 from gateway_bff.server import listening
 from gateway_bff.settings import DEFAULT_PORT, Settings
 from gateway_bff.upstreams import Upstreams
+
+_log = structlog.get_logger()
 
 _LAST_EVENTS = timedelta(seconds=2)  # for open streams to come to their own end
 
@@ -46,6 +49,7 @@ async def main() -> None:
         ) as port:
             check = Check.http("/readyz", interval=config.check_interval)
             async with mesh.announced(port, check):
+                _log.info("serving", instance=mesh.instance_id, address=mesh.address)
                 await mesh.draining.wait()
                 app.state.draining = True
             await app.state.streams.end(_LAST_EVENTS)

@@ -24,6 +24,7 @@ _REASONS = {
     "REQUEST_ID_REUSED": "IDEMPOTENCY_KEY_REUSED",
     "QUOTE_EXPIRED": "PRICE_CHANGED",
     "QUOTE_RELEASED": "QUOTE_REDEEMED",
+    "DATABASE_BUSY": "OVERLOADED",
 }
 # Where the reason is not a public code: google.rpc.Code as grpc-gateway maps it, but for
 # CANCELLED, which a client that is still there only sees when an upstream goes away.
@@ -85,12 +86,10 @@ def of_call(error: grpc.aio.AioRpcError) -> Problem:
     """The problem of a call that failed."""
     status = Status.of(error)
     code = _code(status)
-    return Problem(
-        code,
-        status.message if status.reason and CODES[code].status < _SERVER_ERRORS else "",
-        errors=[_field_error(violation) for violation in status.violations],
-        headers=_headers(status, code),
-    )
+    errors = [_field_error(violation) for violation in status.violations]
+    detail = "; ".join(f"{error.field}: {error.detail}" for error in errors) or status.message
+    public = status.reason and CODES[code].status < _SERVER_ERRORS
+    return Problem(code, detail if public else "", errors=errors, headers=_headers(status, code))
 
 
 def _code(status: Status) -> str:

@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 from flights.search.v1.search_pb2 import SearchItinerariesRequest, SourcePosition
 from gateway_bff import base64url
 
+MIN_POSITION = "Min-Position"
 MAX_POSITION = 1024  # characters
 MAX_SOURCES = 8
 

@@ -22,6 +22,7 @@ from flights.type.v1.cabin_pb2 import (
 
 _EPOCH = date(1970, 1, 1)
 _NANOS = 1_000_000_000
+_CENT = 10_000_000
 
 CABINS = {
     "economy": CABIN_ECONOMY,
@@ -77,6 +78,8 @@ def utc_time(instant: Timestamp) -> str:
 
 def decimal(units: int, nanos: int) -> str:
     """The exact decimal of google.type.Money's two halves, with at least two places."""
+    if units >= 0 and nanos >= 0 and not nanos % _CENT:
+        return f"{units}.{nanos // _CENT:02d}"
     total = units * _NANOS + nanos
     whole, fraction = divmod(abs(total), _NANOS)
     digits = f"{fraction:09d}".rstrip("0").ljust(2, "0")

@@ -2,12 +2,13 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
 from flights.search.v1.search_pb2 import SearchAirportsRequest
 from gateway_bff import schemas, translate
 from gateway_bff.openapi import problems
+from gateway_bff.parameters import documented, parameters
 from gateway_bff.reply import Json, TheUpstreams
 from gateway_bff.requests import AirportParameters
 from gateway_bff.route import Route
@@ -20,10 +21,12 @@ router = APIRouter(route_class=Route, tags=["search"])
     name="airports",
     summary="Airports by code, city or name, best match first",
     responses={200: {"model": schemas.Airports}, **problems()},
+    openapi_extra=documented(AirportParameters),
 )
 async def search_airports(
-    parameters: Annotated[AirportParameters, Query()], upstreams: TheUpstreams
+    asked: Annotated[AirportParameters, Depends(parameters(AirportParameters))],
+    upstreams: TheUpstreams,
 ) -> Response:
     """Complete what somebody types."""
-    request = SearchAirportsRequest(query=parameters.q, page_size=parameters.page_size)
+    request = SearchAirportsRequest(query=asked.q, page_size=asked.page_size)
     return Json(translate.airports((await upstreams.search.SearchAirports(request)).airports))

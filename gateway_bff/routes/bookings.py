@@ -3,7 +3,7 @@
 import uuid
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Security
+from fastapi import APIRouter, Depends, Security
 from fastapi.security import HTTPBearer
 from starlette.responses import Response
 
@@ -24,6 +24,7 @@ from gateway_bff.failures import RETRY_AFTER, public_code
 from gateway_bff.idempotency import OptionalKey, RequiredKey
 from gateway_bff.ids import is_booking_id, is_quote_id
 from gateway_bff.openapi import problems
+from gateway_bff.parameters import documented, parameters
 from gateway_bff.problems import CODES, Problem, not_found
 from gateway_bff.reply import Json, TheSettings, TheUpstreams
 from gateway_bff.requests import BookingRequest, PageParameters
@@ -71,13 +72,14 @@ async def create_booking(
     name="bookings",
     summary="Own bookings, newest first",
     responses={200: {"model": schemas.BookingPage}, **problems(401, 403)},
+    openapi_extra=documented(PageParameters),
 )
 async def list_bookings(
-    parameters: Annotated[PageParameters, Query()], upstreams: TheUpstreams
+    asked: Annotated[PageParameters, Depends(parameters(PageParameters))], upstreams: TheUpstreams
 ) -> Response:
     """List bookings, as they were booked: one booking says what its flights do now."""
     response = await upstreams.booking.ListBookings(
-        ListBookingsRequest(page_size=parameters.page_size, page_token=parameters.page_token)
+        ListBookingsRequest(page_size=asked.page_size, page_token=asked.page_token)
     )
     page: dict[str, Any] = {"bookings": [translate.booking(each) for each in response.bookings]}
     if response.next_page_token:

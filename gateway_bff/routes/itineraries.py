@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import grpc
 import orjson
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Depends
+from starlette.requests import Request
 from starlette.responses import Response
 
 from consulmesh import wellknown
@@ -19,6 +20,7 @@ from flights.search.v1.search_pb2 import (
 from flights.type.v1.cabin_pb2 import Cabin
 from gateway_bff import freshness, schemas, translate
 from gateway_bff.openapi import Responses, problems
+from gateway_bff.parameters import documented, parameters
 from gateway_bff.problems import invalid
 from gateway_bff.reply import Json, TheSettings, TheStreams, TheUpstreams
 from gateway_bff.requests import SearchParameters
@@ -28,13 +30,15 @@ from gateway_bff.values import CABINS, SORT_ORDERS
 
 _Call = grpc.aio.UnaryStreamCall[StreamItinerariesRequest, StreamItinerariesResponse]
 
-Parameters = Annotated[SearchParameters, Query()]
-MinPosition = Annotated[
-    str | None,
-    Header(description="The `Search-Position` of an answer: nothing older than that is read."),
-]
+Parameters = Annotated[SearchParameters, Depends(parameters(SearchParameters))]
 
 _VARY = {"Vary": "Accept"}
+_MIN_POSITION: dict[str, Any] = {
+    "name": freshness.MIN_POSITION,
+    "in": "header",
+    "description": "The `Search-Position` of an answer: nothing older than that is read.",
+    "schema": {"type": "string"},
+}
 _HEADERS: dict[str, Any] = {
     "Freshness": {
         "description": "Lag of each source in seconds: `schedule;lag=0.012, pricing;lag=0.031`",
@@ -58,16 +62,16 @@ router = APIRouter(tags=["search"])
 
 
 async def stream_itineraries(
-    parameters: Parameters,
+    request: Request,
+    asked: Parameters,
     upstreams: TheUpstreams,
     streams: TheStreams,
     settings: TheSettings,
-    min_position: MinPosition = None,
 ) -> Response:
     """Send each itinerary as it is found, in no order, and how many there were."""
-    query = _query(parameters)
+    query = _query(asked)
     call = upstreams.search.StreamItineraries(
-        StreamItinerariesRequest(query=query, min_positions=_positions(min_position))
+        StreamItinerariesRequest(query=query, min_positions=_positions(request))
     )
     try:
         first = await _first(call)
@@ -85,21 +89,21 @@ async def stream_itineraries(
 
 
 async def search_itineraries(
-    parameters: Parameters, upstreams: TheUpstreams, min_position: MinPosition = None
+    request: Request, asked: Parameters, upstreams: TheUpstreams
 ) -> Response:
     """Find itineraries.
 
     With `Accept: text/event-stream` each is sent as it is found: events `itinerary`, then one
     `done` with the count, or one `problem`.
     """
-    query = _query(parameters)
+    query = _query(asked)
     response = await upstreams.search.SearchItineraries(
         SearchItinerariesRequest(
             query=query,
-            sort_order=SORT_ORDERS[parameters.sort],
-            page_size=parameters.page_size,
-            page_token=parameters.page_token,
-            min_positions=_positions(min_position),
+            sort_order=SORT_ORDERS[asked.sort],
+            page_size=asked.page_size,
+            page_token=asked.page_token,
+            min_positions=_positions(request),
         )
     )
     page = translate.itineraries(response, query.cabin)
@@ -121,28 +125,30 @@ router.add_api_route(
     summary="Itineraries of one day, a page at a time or as a stream",
     route_class_override=Route,
     responses=_RESPONSES,
+    openapi_extra=documented(SearchParameters, _MIN_POSITION),
 )
 
 
-def _query(parameters: SearchParameters) -> ItineraryQuery:
+def _query(asked: SearchParameters) -> ItineraryQuery:
     return ItineraryQuery(
-        origin=parameters.origin,
-        destination=parameters.destination,
-        departure_date=wellknown.date_message(parameters.date),
-        passengers=parameters.passengers,
-        cabin=CABINS[parameters.cabin],
-        max_stops=parameters.max_stops,
+        origin=asked.origin,
+        destination=asked.destination,
+        departure_date=wellknown.date_message(asked.date),
+        passengers=asked.passengers,
+        cabin=CABINS[asked.cabin],
+        max_stops=asked.max_stops,
     )
 
 
-def _positions(header: str | None) -> Sequence[SourcePosition]:
+def _positions(request: Request) -> Sequence[SourcePosition]:
+    header = request.headers.get(freshness.MIN_POSITION)
     if header is None:
         return ()
     try:
         return freshness.decode(header)
     except ValueError:
         detail = "This is not the Search-Position of an answer."
-        raise invalid("Min-Position", "MALFORMED", detail) from None
+        raise invalid(freshness.MIN_POSITION, "MALFORMED", detail) from None
 
 
 async def _first(call: _Call) -> StreamItinerariesResponse:

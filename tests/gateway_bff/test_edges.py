@@ -360,11 +360,10 @@ async def test_retry_after_is_what_the_service_says(gateway: Gateway) -> None:
     assert response.headers["Retry-After"] == "3"
 
 
-async def test_a_busy_service_is_503(gateway: Gateway) -> None:
-    """Overload is not the client's quota: 503 where the service says OVERLOADED."""
-    gateway.fakes.pricing.answers["GetQuote"] = refusal(
-        grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED"
-    )
+@pytest.mark.parametrize("reason", ["OVERLOADED", "DATABASE_BUSY"])
+async def test_a_busy_service_is_503(gateway: Gateway, reason: str) -> None:
+    """Overload is not the client's quota: 503 where the service says that it is busy."""
+    gateway.fakes.pricing.answers["GetQuote"] = refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, reason)
 
     async with gateway.client.get(f"/v1/quotes/{examples.QUOTE}") as response:
         problem = await response.json()

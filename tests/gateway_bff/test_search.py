@@ -218,7 +218,7 @@ async def test_a_violation_has_the_name_of_the_parameter(gateway: Gateway) -> No
     gateway.fakes.search.answers["SearchItineraries"] = refusal(
         grpc.StatusCode.INVALID_ARGUMENT,
         "DATE_OUT_OF_RANGE",
-        "The timetable begins today.",
+        "query.departure_date: It is past.",
         violations=[
             Violation(
                 field="query.departure_date", reason="DATE_OUT_OF_RANGE", description="It is past."
@@ -233,7 +233,7 @@ async def test_a_violation_has_the_name_of_the_parameter(gateway: Gateway) -> No
 
     assert response.status == 400
     assert problem["code"] == "DATE_OUT_OF_RANGE"
-    assert problem["detail"] == "The timetable begins today."
+    assert problem["detail"] == "date: It is past."
     assert problem["errors"] == [
         {"field": "date", "code": "DATE_OUT_OF_RANGE", "detail": "It is past."}
     ]

@@ -24,7 +24,7 @@ from flights.search.v1.search_pb2_grpc import (
 from gateway_bff.settings import BUDGETS, Settings
 from gateway_bff.upstreams import Upstreams
 from tests.gateway_bff import examples
-from tests.gateway_bff.conftest import Gateway, running_gateway
+from tests.gateway_bff.conftest import SETTINGS, Gateway, running_gateway
 from tests.gateway_bff.fakes import Fakes, FakeService, forever, refusal
 
 PATH = "/v1/itineraries?origin=JFK&destination=LAX&date=2026-12-01"
@@ -284,6 +284,24 @@ async def test_silence_is_filled_with_comments(gateway: Gateway) -> None:
         answer.close()
 
     assert comments == [b":\n", b"\n", b":\n", b"\n"]
+
+
+async def test_a_reader_that_stalls_is_given_up(upstreams: tuple[Upstreams, Fakes]) -> None:
+    """A client that keeps its connection and reads nothing does not keep the call."""
+    settings = replace(SETTINGS, stalled=timedelta(milliseconds=200))
+    upstreams[1].reset()
+    upstreams[1].search.answers["StreamItineraries"] = [response(*["flt_a"] * 200)] * 500
+
+    async with running_gateway(*upstreams, settings) as gateway:
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port, limit=1024)
+        writer.write(
+            f"GET {PATH} HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n".encode()
+        )
+        await asyncio.wait_for(upstreams[1].search.cancelled.wait(), 5)
+        still_open = not reader.at_eof()
+        writer.transport.abort()
+
+    assert still_open
 
 
 async def test_a_stream_has_its_budget(upstreams: tuple[Upstreams, Fakes]) -> None:
