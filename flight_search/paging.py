@@ -13,6 +13,7 @@ from hashlib import blake2b
 from flight_search.domain import InvalidQueryError, ItineraryQuery, SortOrder, Violation
 
 DIGEST_SIZE = 12
+LONGEST_TOKEN = 500
 NOT_OURS = Violation(
     field="page_token",
     reason="INVALID_PAGE_TOKEN",
@@ -64,6 +65,8 @@ def _text(raw: bytes) -> str:
 
 def _raw(token: str) -> bytes:
     """The bytes of a token in its one canonical spelling, else nothing."""
+    if len(token) > LONGEST_TOKEN:
+        return b""
     try:
         raw = urlsafe_b64decode(token + "=" * (-len(token) % 4))
     except ValueError:

@@ -22,6 +22,7 @@ from flight_search.paging import Place, page_start, page_token
 
 DEFAULT_ITINERARIES, MOST_ITINERARIES = 20, 100
 DEFAULT_AIRPORTS, MOST_AIRPORTS = 10, 50
+LONGEST_TEXT = 100
 CONNECTIONS_PER_TURN = 8
 """Connecting airports looked at before others get their turn: about a millisecond of work."""
 
@@ -156,6 +157,8 @@ class ItinerarySearch:
         size = _size("page_size", page_size, DEFAULT_AIRPORTS, MOST_AIRPORTS)
         if not text.strip():
             raise _invalid("query", "REQUIRED", "must have at least one character")
+        if len(text) > LONGEST_TEXT:
+            raise _invalid("query", "OUT_OF_RANGE", f"must have at most {LONGEST_TEXT} characters")
         return self._airports.search(text, self._timetable.served(), size)
 
 

@@ -13,8 +13,11 @@ from tests.flight_search.timetables import query
 PLACE = Place(418_200_000_000, 1_796_000_000, "flt_a", "flt_b")
 
 
+IDS = st.text(string.ascii_letters + string.digits + "_", max_size=40)
+
+
 @given(
-    st.builds(Place, st.integers(0), st.integers(0), st.text(), st.text()),
+    st.builds(Place, st.integers(0, 1 << 63), st.integers(0, 1 << 63), IDS, IDS),
     st.sampled_from(SortOrder),
 )
 def test_a_token_leads_back_to_its_place(place: Place, order: SortOrder) -> None:
@@ -64,6 +67,12 @@ def test_a_changed_token_is_refused(at: int, character: str, inserted: bool) -> 
         page_start(changed, query(), SortOrder.PRICE)
 
     assert caught.value.reason == "INVALID_PAGE_TOKEN"
+
+
+def test_an_endless_token_is_refused() -> None:
+    """A token that is longer than any of ours is not even read."""
+    with pytest.raises(InvalidQueryError):
+        page_start("A" * 4_000_000, query(), SortOrder.PRICE)
 
 
 @given(st.text(min_size=1))

@@ -341,10 +341,10 @@ async def test_airports_are_found_as_people_type(system: System) -> None:
     found = await stub.SearchAirports(pb.SearchAirportsRequest(query="los", page_size=3), timeout=5)
     statuses = [
         await refusal(stub.SearchAirports(pb.SearchAirportsRequest(query=text, page_size=size)))
-        for text, size in [("", 0), ("  ", 0), ("los", 51), ("los", -1)]
+        for text, size in [("", 0), ("  ", 0), ("l" * 101, 0), ("los", 51), ("los", -1)]
     ]
 
     assert [(a.code, a.served) for a in found.airports[:2]] == [("LOS", False), ("LAX", True)]
     assert found.airports[1].time_zone == "America/Los_Angeles"
     assert len(found.airports) == 3
-    assert [status.violations[0].field for status in statuses] == ["query"] * 2 + ["page_size"] * 2
+    assert [status.violations[0].field for status in statuses] == ["query"] * 3 + ["page_size"] * 2
