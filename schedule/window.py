@@ -5,10 +5,10 @@ flights come and go as events. Runs in one process at a time, and goes on where 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from time import perf_counter
-from typing import Final, Never, Protocol, TypeVar
+from typing import Final, Never, Protocol
 from zoneinfo import ZoneInfo
 
 import structlog
@@ -16,8 +16,6 @@ import structlog
 from schedule.clock import Clock
 from schedule.domain import Flight
 from schedule.timetable import Airports, Replay, Source, shipped, window
-
-T = TypeVar("T")
 
 DAYS = 30
 HOME: Final = ZoneInfo("America/New_York")  # where all outbound flights leave
@@ -80,22 +78,13 @@ class Window:
         _log.info("window_rolled", today=str(today), days_added=len(missing), removed=removed)
 
     async def _add(self, missing: Sequence[date]) -> None:
+        days = self._flights_of(missing)
         done = 0
-        async for day, flights in ahead(self._flights_of(missing)):
+        while (found := await asyncio.to_thread(next, days, None)) is not None:
+            day, flights = found
             await self._store.add(day, flights, self._clock.now())
             done += 1
             _log.info("day_loaded", day=str(day), flights=len(flights), of=f"{done}/{len(missing)}")
-
-
-async def ahead(items: Iterator[T]) -> AsyncIterator[T]:
-    """The items of an iterator that blocks: on a thread, one ahead of whoever takes them."""
-    following = asyncio.ensure_future(asyncio.to_thread(next, items, None))
-    try:
-        while (item := await following) is not None:
-            following = asyncio.ensure_future(asyncio.to_thread(next, items, None))
-            yield item
-    finally:
-        following.cancel()
 
 
 def midnight(day: date) -> datetime:
