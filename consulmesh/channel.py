@@ -11,9 +11,7 @@ wins over what would be added.
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -21,21 +19,11 @@ import grpc
 from grpc import aio
 
 from consulmesh.calls import OwnedStreamStreamCall, OwnedStreamUnaryCall, OwnedUnaryStreamCall
-from consulmesh.context import current
-from consulmesh.metrics import MethodMetrics, RpcMetrics, rpc_metrics
-from consulmesh.propagation import inject
+from consulmesh.metrics import RpcMetrics, rpc_metrics
+from consulmesh.outgoing import UNARY_TIMEOUT, Metadata, Outgoing, RouteTimeouts
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
-_Metadata = aio.Metadata | Sequence[tuple[str, str | bytes]]
-RouteTimeouts = Callable[[str], float | None]
-"""Seconds that the upstream's routes allow a method ("/package.Service/Method"), if they say so."""
-
-UNARY_TIMEOUT: Final = 5.0  # seconds, when neither caller, route nor deadline says anything
-# What the answer needs to get back. gRPC rounds timeouts up by as much as a hundredth on the wire:
-# with less, the innermost call would not be the first to time out.
-_MARGIN_LEAST: Final = 0.005
-_MARGIN_SHARE: Final = 0.01
 
 CHANNEL_OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
     ("grpc.max_receive_message_length", 4 * 1024 * 1024),
@@ -108,8 +96,8 @@ class MeshChannel(aio.Channel):
         inner = self._channel.stream_stream(method, *args, **kwargs)
         return _StreamStream(inner, self._outgoing(method, None))
 
-    def _outgoing(self, method: str, default_timeout: float | None) -> _Outgoing:
-        return _Outgoing(
+    def _outgoing(self, method: str, default_timeout: float | None) -> Outgoing:
+        return Outgoing(
             method,
             default_timeout,
             route_timeouts=self._route_timeouts,
@@ -119,99 +107,9 @@ class MeshChannel(aio.Channel):
         )
 
 
-class _Pairs(aio.Metadata):
-    """Metadata that gRPC only iterates over; to build its own would cost more than the pairs."""
-
-    def __init__(self, pairs: tuple[tuple[str, str | bytes], ...]) -> None:
-        self._pairs = pairs
-
-    def __iter__(self) -> Iterator[tuple[str, str | bytes]]:
-        return iter(self._pairs)
-
-    def __len__(self) -> int:
-        return len(self._pairs)
-
-
-class _Outgoing:
-    """What the calls of one method have in common."""
-
-    __slots__ = ("_caller", "_default", "_method", "_metrics", "_relay_token", "_route_timeouts")
-
-    def __init__(
-        self,
-        method: str,
-        default_timeout: float | None,
-        *,
-        route_timeouts: RouteTimeouts | None,
-        caller: str,
-        relay_token: bool,
-        metrics: MethodMetrics,
-    ) -> None:
-        self._method = method
-        self._default = default_timeout
-        self._route_timeouts = route_timeouts
-        self._caller = caller
-        self._relay_token = relay_token
-        self._metrics = metrics
-
-    def prepare(
-        self, timeout: float | None, metadata: _Metadata | None
-    ) -> tuple[float | None, aio.Metadata]:
-        """Timeout and metadata of a call that is to be made now."""
-        context = current()
-        timeout = self._timeout(timeout, context.deadline)
-        if timeout is not None and timeout <= 0:
-            raise self._no_time_left()
-        pairs = inject(context, caller=self._caller, relay_token=self._relay_token)
-        if not metadata:
-            return timeout, _Pairs(pairs)
-        own = tuple(metadata)
-        keys = {key for key, _ in own}
-        return timeout, _Pairs((*own, *(pair for pair in pairs if pair[0] not in keys)))
-
-    def watch(self, call: aio.Call) -> None:
-        """Measures a call that was just made."""
-        self._metrics.started()
-        call.add_done_callback(partial(_measure, self._metrics, time.perf_counter()))
-
-    def _timeout(self, explicit: float | None, deadline: float | None) -> float | None:
-        route = self._route_timeouts(self._method) if self._route_timeouts else None
-        limits = [limit for limit in (explicit, route) if limit is not None]
-        if deadline is not None:
-            left = deadline - time.monotonic()
-            limits.append(left - max(_MARGIN_LEAST, left * _MARGIN_SHARE))
-        return min(limits, default=self._default)
-
-    def _no_time_left(self) -> aio.AioRpcError:
-        self._metrics.started()
-        self._metrics.ended(grpc.StatusCode.DEADLINE_EXCEEDED.name, 0.0)
-        return aio.AioRpcError(
-            grpc.StatusCode.DEADLINE_EXCEEDED,
-            aio.Metadata(),
-            aio.Metadata(),
-            details=f"No time is left to call {self._method}.",
-        )
-
-
-def _measure(metrics: MethodMetrics, started: float, call: aio.Call) -> None:
-    metrics.ended(_code(call).name, time.perf_counter() - started)
-
-
-def _code(call: aio.Call) -> grpc.StatusCode:
-    """The code of a call that is over: then its coroutine returns without ever waiting."""
-    asking = call.code()
-    try:
-        asking.send(None)
-    except StopIteration as answer:
-        code: grpc.StatusCode = answer.value
-        return code
-    asking.close()
-    return grpc.StatusCode.UNKNOWN
-
-
 class _UnaryUnary(aio.UnaryUnaryMultiCallable[_Request, _Response]):
     def __init__(
-        self, inner: aio.UnaryUnaryMultiCallable[_Request, _Response], outgoing: _Outgoing
+        self, inner: aio.UnaryUnaryMultiCallable[_Request, _Response], outgoing: Outgoing
     ) -> None:
         self._inner = inner
         self._outgoing = outgoing
@@ -221,7 +119,7 @@ class _UnaryUnary(aio.UnaryUnaryMultiCallable[_Request, _Response]):
         request: _Request,
         *,
         timeout: float | None = None,
-        metadata: _Metadata | None = None,
+        metadata: Metadata | None = None,
         credentials: grpc.CallCredentials | None = None,
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
@@ -241,7 +139,7 @@ class _UnaryUnary(aio.UnaryUnaryMultiCallable[_Request, _Response]):
 
 class _UnaryStream(aio.UnaryStreamMultiCallable[_Request, _Response]):
     def __init__(
-        self, inner: aio.UnaryStreamMultiCallable[_Request, _Response], outgoing: _Outgoing
+        self, inner: aio.UnaryStreamMultiCallable[_Request, _Response], outgoing: Outgoing
     ) -> None:
         self._inner = inner
         self._outgoing = outgoing
@@ -251,7 +149,7 @@ class _UnaryStream(aio.UnaryStreamMultiCallable[_Request, _Response]):
         request: _Request,
         *,
         timeout: float | None = None,
-        metadata: _Metadata | None = None,
+        metadata: Metadata | None = None,
         credentials: grpc.CallCredentials | None = None,
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
@@ -271,7 +169,7 @@ class _UnaryStream(aio.UnaryStreamMultiCallable[_Request, _Response]):
 
 class _StreamUnary(aio.StreamUnaryMultiCallable[_Request, _Response]):
     def __init__(
-        self, inner: aio.StreamUnaryMultiCallable[_Request, _Response], outgoing: _Outgoing
+        self, inner: aio.StreamUnaryMultiCallable[_Request, _Response], outgoing: Outgoing
     ) -> None:
         self._inner = inner
         self._outgoing = outgoing
@@ -280,7 +178,7 @@ class _StreamUnary(aio.StreamUnaryMultiCallable[_Request, _Response]):
         self,
         request_iterator: AsyncIterator[_Request] | Iterator[_Request] | None = None,
         timeout: float | None = None,
-        metadata: _Metadata | None = None,
+        metadata: Metadata | None = None,
         credentials: grpc.CallCredentials | None = None,
         wait_for_ready: bool | None = None,  # noqa: FBT001 - gRPC's signature
         compression: grpc.Compression | None = None,
@@ -295,7 +193,7 @@ class _StreamUnary(aio.StreamUnaryMultiCallable[_Request, _Response]):
 
 class _StreamStream(aio.StreamStreamMultiCallable[_Request, _Response]):
     def __init__(
-        self, inner: aio.StreamStreamMultiCallable[_Request, _Response], outgoing: _Outgoing
+        self, inner: aio.StreamStreamMultiCallable[_Request, _Response], outgoing: Outgoing
     ) -> None:
         self._inner = inner
         self._outgoing = outgoing
@@ -304,7 +202,7 @@ class _StreamStream(aio.StreamStreamMultiCallable[_Request, _Response]):
         self,
         request_iterator: AsyncIterator[_Request] | Iterator[_Request] | None = None,
         timeout: float | None = None,
-        metadata: _Metadata | None = None,
+        metadata: Metadata | None = None,
         credentials: grpc.CallCredentials | None = None,
         wait_for_ready: bool | None = None,  # noqa: FBT001 - gRPC's signature
         compression: grpc.Compression | None = None,

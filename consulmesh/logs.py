@@ -9,6 +9,7 @@ exit) writes out what is left. A process that is killed loses at most the last m
 from __future__ import annotations
 
 import atexit
+import json
 import logging
 import os
 import select
@@ -28,6 +29,7 @@ from consulmesh.context import CURRENT
 _GATHER_SECONDS: Final = 0.05
 _LONGEST_QUEUE: Final = 100_000
 _LAST_WORDS_SECONDS: Final = 2.0
+_OPTIONS: Final = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS
 
 
 class AccessRecord(NamedTuple):
@@ -195,9 +197,11 @@ def _render(_logger: WrappedLogger, _name: str, event: EventDict) -> bytes:
 
 def _line(*, level: str, event: str, **fields: Any) -> bytes:
     document = {"timestamp": _utc(time.time()), "level": level, "event": event, **fields}
-    return orjson.dumps(
-        document, default=str, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS
-    )
+    try:
+        return orjson.dumps(document, default=str, option=_OPTIONS)
+    except orjson.JSONEncodeError:
+        # half a surrogate pair, or more than 64 bits: nobody's work fails because of a log line
+        return json.dumps(document, default=str, skipkeys=True).encode() + b"\n"
 
 
 def _utc(seconds: float) -> str:

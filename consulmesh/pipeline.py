@@ -3,7 +3,8 @@
 context (deadline, trace, request id, criticality, caller, token) → admission → authorization →
 decoding → the handler → errors → access log and metrics.
 
-Each answer carries the trailer `mesh-instance`, but for those that gRPC core gives itself.
+Each answer carries the trailer `mesh-instance`, but for those that gRPC core gives itself, and
+those of a handler that aborts with trailers of its own.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 import grpc
 
@@ -123,11 +123,8 @@ class Translation:
                 message=clean(str(error)),
                 reason=_reason(error),
                 domain=self._domain,
-                metadata={str(key): str(value) for key, value in metadata.items()},
-                violations=tuple(
-                    Violation(field=v.field, reason=v.reason, description=v.description)
-                    for v in getattr(error, "violations", None) or ()
-                ),
+                metadata={clean(str(key)): clean(str(value)) for key, value in metadata.items()},
+                violations=tuple(map(_violation, getattr(error, "violations", None) or ())),
                 retry_after=getattr(error, "retry_after", None),
             )
         )
@@ -146,6 +143,13 @@ class Translation:
             domain=self._domain,
         )
         return Answer(status=status, trailers=status.trailers(), expected=False)
+
+
+def _violation(said: Any) -> Violation:
+    """Any object with these three attributes: domains do not import us."""
+    return Violation(
+        field=clean(said.field), reason=said.reason, description=clean(said.description)
+    )
 
 
 def _answer(status: Status) -> Answer:

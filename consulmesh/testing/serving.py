@@ -11,9 +11,10 @@ from grpc import aio
 from prometheus_client import CollectorRegistry
 
 from consulmesh import logs
-from consulmesh.channel import CHANNEL_OPTIONS, MeshChannel, RouteTimeouts
+from consulmesh.channel import CHANNEL_OPTIONS, MeshChannel
 from consulmesh.logs import AccessRecord
 from consulmesh.metrics import RpcMetrics
+from consulmesh.outgoing import RouteTimeouts
 from consulmesh.server import MeshServer
 
 Add = Callable[[Any], None]
@@ -27,29 +28,18 @@ async def serving(
     service: str = "tested",
     instance_id: str = "tested-1",
     caller: str = "test",
+    relay_token: bool = False,
     **options: Any,
 ) -> AsyncIterator[MeshChannel]:
     """A channel to a server with these servicers, which says SERVING.
 
-    `options` are those of `server_with` and `channel_to`: `relay_token`, `access_log`, …
+    `options` are those of `running`. For several servers in a row, or to stop one, use `running`
+    and `channel_to`.
     """
-    relay_token = options.pop("relay_token", False)
-    route_timeouts = options.pop("route_timeouts", None)
+    options |= {"status_codes": status_codes, "service": service, "instance_id": instance_id}
     async with (
-        running(
-            *add,
-            status_codes=status_codes,
-            service=service,
-            instance_id=instance_id,
-            **options,
-        ) as (_, port),
-        channel_to(
-            port,
-            upstream=service,
-            caller=caller,
-            relay_token=relay_token,
-            route_timeouts=route_timeouts,
-        ) as channel,
+        running(*add, **options) as (_, port),
+        channel_to(port, upstream=service, caller=caller, relay_token=relay_token) as channel,
     ):
         yield channel
 
@@ -65,7 +55,10 @@ async def running(
     serving: bool = True,
     **policies: Any,
 ) -> AsyncIterator[tuple[MeshServer, int]]:
-    """A server with these servicers, which says SERVING unless told otherwise, and its port."""
+    """A server with these servicers, which says SERVING unless told otherwise, and its port.
+
+    `policies` are MeshServer's `admission`, `authorization` and `options`.
+    """
     server = MeshServer(
         service,
         instance=f"{instance_id}/0.0.0",

@@ -239,7 +239,12 @@ def test_a_defect_in_a_group_wins(translation: Translation) -> None:
 
 def test_a_message_that_utf8_cannot_carry_is_repaired(translation: Translation) -> None:
     """Lone surrogates in a domain error do not break the answer."""
+    wrong = Violation(field="a\ud800", reason="BAD", description="b\ud800")
+
     assert seen(translation.answer(NotThere("a\ud800b"))).message == "a?b"
+    assert seen(translation.answer(InvalidArgument([wrong]))).violations == (
+        Violation(field="a?", reason="BAD", description="b?"),
+    )
 
 
 def test_unknown_details_are_ignored_beside_known_ones() -> None:

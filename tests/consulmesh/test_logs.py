@@ -77,6 +77,14 @@ def test_levels_below_the_configured_one_are_silent(output: Output) -> None:
     assert output.lines() == []
 
 
+@pytest.mark.parametrize("odd", ["half \ud800", 1 << 70, {1: {2}}, float("nan"), b"\xff"])
+def test_a_value_that_json_lacks_fails_nobody(output: Output, odd: object) -> None:
+    """Whatever is logged, the caller goes on and there is a line."""
+    structlog.get_logger().info("odd", value=odd)
+
+    assert [line["event"] for line in output.lines()] == ["odd"]
+
+
 def test_a_traceback_is_one_field(output: Output) -> None:
     """Without the values of variables, which may be anybody's."""
     personal = "ann@example.org"

@@ -1,0 +1,115 @@
+"""What the calls of one method have in common before they are made: timeout, metadata, metrics."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Final
+
+import grpc
+from grpc import aio
+
+from consulmesh.context import current
+from consulmesh.metrics import MethodMetrics
+from consulmesh.propagation import inject
+
+Metadata = aio.Metadata | Sequence[tuple[str, str | bytes]]
+RouteTimeouts = Callable[[str], float | None]
+"""Seconds that the upstream's routes allow a method ("/package.Service/Method"), if they say so."""
+
+UNARY_TIMEOUT: Final = 5.0  # seconds, when neither caller, route nor deadline says anything
+# What the answer needs to get back. gRPC rounds timeouts up by as much as a hundredth on the wire:
+# with less, the innermost call would not be the first to time out.
+_MARGIN_LEAST: Final = 0.005
+_MARGIN_SHARE: Final = 0.01
+
+
+class Outgoing:
+    """What the calls of one method have in common."""
+
+    __slots__ = ("_caller", "_default", "_method", "_metrics", "_relay_token", "_route_timeouts")
+
+    def __init__(
+        self,
+        method: str,
+        default_timeout: float | None,
+        *,
+        route_timeouts: RouteTimeouts | None,
+        caller: str,
+        relay_token: bool,
+        metrics: MethodMetrics,
+    ) -> None:
+        self._method = method
+        self._default = default_timeout
+        self._route_timeouts = route_timeouts
+        self._caller = caller
+        self._relay_token = relay_token
+        self._metrics = metrics
+
+    def prepare(
+        self, timeout: float | None, metadata: Metadata | None
+    ) -> tuple[float | None, aio.Metadata]:
+        """Timeout and metadata of a call that is to be made now."""
+        context = current()
+        timeout = self._timeout(timeout, context.deadline)
+        if timeout is not None and timeout <= 0:
+            raise self._no_time_left()
+        pairs = inject(context, caller=self._caller, relay_token=self._relay_token)
+        if not metadata:
+            return timeout, _Pairs(pairs)
+        own = tuple(metadata)
+        keys = {key for key, _ in own}
+        return timeout, _Pairs((*own, *(pair for pair in pairs if pair[0] not in keys)))
+
+    def watch(self, call: aio.Call) -> None:
+        """Measures a call that was just made."""
+        self._metrics.started()
+        call.add_done_callback(partial(_measure, self._metrics, time.perf_counter()))
+
+    def _timeout(self, explicit: float | None, deadline: float | None) -> float | None:
+        route = self._route_timeouts(self._method) if self._route_timeouts else None
+        limits = [limit for limit in (explicit, route) if limit is not None]
+        if deadline is not None:
+            left = deadline - time.monotonic()
+            limits.append(left - max(_MARGIN_LEAST, left * _MARGIN_SHARE))
+        return min(limits, default=self._default)
+
+    def _no_time_left(self) -> aio.AioRpcError:
+        self._metrics.started()
+        self._metrics.ended(grpc.StatusCode.DEADLINE_EXCEEDED.name, 0.0)
+        return aio.AioRpcError(
+            grpc.StatusCode.DEADLINE_EXCEEDED,
+            aio.Metadata(),
+            aio.Metadata(),
+            details=f"No time is left to call {self._method}.",
+        )
+
+
+def _measure(metrics: MethodMetrics, started: float, call: aio.Call) -> None:
+    metrics.ended(_code(call).name, time.perf_counter() - started)
+
+
+def _code(call: aio.Call) -> grpc.StatusCode:
+    """The code of a call that is over: then its coroutine returns without ever waiting."""
+    asking = call.code()
+    try:
+        asking.send(None)
+    except StopIteration as answer:
+        code: grpc.StatusCode = answer.value
+        return code
+    asking.close()
+    return grpc.StatusCode.UNKNOWN
+
+
+class _Pairs(aio.Metadata):
+    """Metadata that gRPC only iterates over; to build its own would cost more than the pairs."""
+
+    def __init__(self, pairs: tuple[tuple[str, str | bytes], ...]) -> None:
+        self._pairs = pairs
+
+    def __iter__(self) -> Iterator[tuple[str, str | bytes]]:
+        return iter(self._pairs)
+
+    def __len__(self) -> int:
+        return len(self._pairs)
