@@ -50,7 +50,7 @@ class Subject:
             try:
                 yield subject
             finally:
-                subject._supervisor.close()  # noqa: SLF001 - our own
+                subject._supervisor.close()
 
     async def instances(self, service: str) -> list[Instance]:
         """Every instance that Consul lists for a service."""

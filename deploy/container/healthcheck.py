@@ -4,7 +4,10 @@ import os
 import sys
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import (  # type: ignore[import-untyped]  # it has no stubs
+    health_pb2,
+    health_pb2_grpc,
+)
 
 
 def main() -> None:

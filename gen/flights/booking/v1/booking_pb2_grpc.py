@@ -105,7 +105,8 @@ class BookingServiceServicer:
 
     def CancelBooking(self, request, context):
         """Gives a confirmed booking back. NOT_FOUND (BOOKING_NOT_FOUND), FAILED_PRECONDITION
-        (BOOKING_NOT_CANCELLABLE: still pending, or rejected); a cancelled booking stays as it is.
+        (BOOKING_NOT_CANCELLABLE: still pending, or rejected), INVALID_ARGUMENT (REQUEST_ID_REUSED for
+        another booking); a cancelled booking stays as it is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,7 +34,8 @@ class BookingServiceStub:
     """The user's bookings, newest first. INVALID_ARGUMENT (INVALID_PAGE_TOKEN)."""
     CancelBooking: _aio.UnaryUnaryMultiCallable[_booking_pb2.CancelBookingRequest, _booking_pb2.CancelBookingResponse]
     """Gives a confirmed booking back. NOT_FOUND (BOOKING_NOT_FOUND), FAILED_PRECONDITION
-    (BOOKING_NOT_CANCELLABLE: still pending, or rejected); a cancelled booking stays as it is.
+    (BOOKING_NOT_CANCELLABLE: still pending, or rejected), INVALID_ARGUMENT (REQUEST_ID_REUSED for
+    another booking); a cancelled booking stays as it is.
     """
     WatchBooking: _aio.UnaryStreamMultiCallable[_booking_pb2.WatchBookingRequest, _booking_pb2.WatchBookingResponse]
     """The states of one booking: as it is now, then each change, until it is settled. NOT_FOUND
@@ -89,7 +90,8 @@ class BookingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_booking_pb2.CancelBookingRequest, _abc.Awaitable[_booking_pb2.CancelBookingResponse]],
     ) -> _abc.Awaitable[_booking_pb2.CancelBookingResponse]:
         """Gives a confirmed booking back. NOT_FOUND (BOOKING_NOT_FOUND), FAILED_PRECONDITION
-        (BOOKING_NOT_CANCELLABLE: still pending, or rejected); a cancelled booking stays as it is.
+        (BOOKING_NOT_CANCELLABLE: still pending, or rejected), INVALID_ARGUMENT (REQUEST_ID_REUSED for
+        another booking); a cancelled booking stays as it is.
         """
 
     @_abc_1.abstractmethod

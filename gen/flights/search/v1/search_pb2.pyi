@@ -41,7 +41,7 @@ class _SortOrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SortOrder.V
     """Shortest from first departure to last arrival first."""
 
 class SortOrder(_SortOrder, metaclass=_SortOrderEnumTypeWrapper):
-    """How to sort; ties by the itinerary's departure, then by its id."""
+    """How to sort; ties by the itinerary's departure, then by its flights' ids in travel order."""
 
 SORT_ORDER_UNSPECIFIED: SortOrder.ValueType  # 0
 """The same as PRICE."""
@@ -290,7 +290,9 @@ class SourcePosition(_message.Message):
 
     @_builtins.property
     def lag(self) -> _duration_pb2.Duration:
-        """Age of the newest answer of the owner that said: you have everything."""
+        """Age of the newest answer of the owner that said: you have everything. Absent while there was
+        none.
+        """
 
     def __init__(
         self,
@@ -498,7 +500,7 @@ class SearchAirportsRequest(_message.Message):
     QUERY_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     query: _builtins.str
-    """Prefix of a code, or of a word of the city or name; at least one character."""
+    """Prefix of a code, or of a word of the city or name; 1 to 100 characters."""
     page_size: _builtins.int
     """At most this many, 1 to 50; 0 means 10."""
     def __init__(
@@ -524,7 +526,9 @@ class SearchAirportsResponse(_message.Message):
     AIRPORTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def airports(self) -> _containers.RepeatedCompositeFieldContainer[Global___Airport]:
-        """Best match first: code, then city, then name; served ones before others."""
+        """Best match first: an exact code, then served ones before others; within that by code, city,
+        name.
+        """
 
     def __init__(
         self,

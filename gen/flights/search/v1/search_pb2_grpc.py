@@ -76,7 +76,7 @@ class SearchServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SearchAirports(self, request, context):
-        """Airports by code, city or name, best match first.
+        """Airports by code, city or name, best match first. INVALID_ARGUMENT (VALIDATION_FAILED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -26,7 +26,7 @@ class SearchServiceStub:
     StreamItineraries: _aio.UnaryStreamMultiCallable[_search_pb2.StreamItinerariesRequest, _search_pb2.StreamItinerariesResponse]
     """Every itinerary as it is found, direct ones first, not sorted. Errors as SearchItineraries."""
     SearchAirports: _aio.UnaryUnaryMultiCallable[_search_pb2.SearchAirportsRequest, _search_pb2.SearchAirportsResponse]
-    """Airports by code, city or name, best match first."""
+    """Airports by code, city or name, best match first. INVALID_ARGUMENT (VALIDATION_FAILED)."""
 
 class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
     """Itineraries and airports out of a read model that follows schedule's and pricing's streams.
@@ -58,6 +58,6 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _search_pb2.SearchAirportsRequest,
         context: _aio.ServicerContext[_search_pb2.SearchAirportsRequest, _abc.Awaitable[_search_pb2.SearchAirportsResponse]],
     ) -> _abc.Awaitable[_search_pb2.SearchAirportsResponse]:
-        """Airports by code, city or name, best match first."""
+        """Airports by code, city or name, best match first. INVALID_ARGUMENT (VALIDATION_FAILED)."""
 
 def add_SearchServiceServicer_to_server(servicer: SearchServiceServicer, server: _aio.Server) -> None: ...
