@@ -11,7 +11,7 @@ from contextvars import ContextVar, Token
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 _TRACEPARENT = re.compile(
     r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?"
@@ -58,6 +58,10 @@ class TraceContext:
         """The header's value."""
         return f"00-{self.trace_id}-{self.span_id}-{'01' if self.sampled else '00'}"
 
+    def below(self) -> str:
+        """The header's value for a call made from here: that of a child."""
+        return f"00-{self.trace_id}-{_span_id()}-{'01' if self.sampled else '00'}"
+
     def child(self) -> Self:
         """A new span of the same trace."""
         return type(self)(self.trace_id, _span_id(), self.sampled)
@@ -89,6 +93,10 @@ class CallContext:
     token: str | None = field(default=None, repr=False)  # the end user's bearer token
     caller: str | None = None  # the calling service as it names itself: proves nothing
 
+    def read(self) -> Self:
+        """Itself: it has been read already."""
+        return self
+
     @classmethod
     def fresh(cls) -> Self:
         """A context of work that no call asked for: no deadline, a new trace."""
@@ -96,12 +104,24 @@ class CallContext:
         return cls(trace=trace, request_id=trace.trace_id)
 
 
-CURRENT: ContextVar[CallContext | None] = ContextVar("consulmesh_call", default=None)
+class ContextSource(Protocol):
+    """A context, or what it can be read out of once somebody wants to know."""
+
+    @property
+    def deadline(self) -> float | None:
+        """As in the context."""
+
+    def read(self) -> CallContext:
+        """The context; always the same one."""
+
+
+CURRENT: ContextVar[ContextSource | None] = ContextVar("consulmesh_call", default=None)
 
 
 def current() -> CallContext:
     """The context of the call being served; a fresh one outside any."""
-    return CURRENT.get() or CallContext.fresh()
+    source = CURRENT.get()
+    return CallContext.fresh() if source is None else source.read()
 
 
 class use:  # noqa: N801 - reads as a function: `with use(context):`
@@ -111,7 +131,7 @@ class use:  # noqa: N801 - reads as a function: `with use(context):`
 
     def __init__(self, context: CallContext) -> None:
         self._context = context
-        self._token: Token[CallContext | None] | None = None
+        self._token: Token[ContextSource | None] | None = None
 
     def __enter__(self) -> CallContext:
         self._token = CURRENT.set(self._context)
@@ -130,10 +150,10 @@ class use:  # noqa: N801 - reads as a function: `with use(context):`
 
 def remaining() -> float | None:
     """Seconds until the current deadline, 0.0 once it is over; None without one."""
-    context = CURRENT.get()
-    if context is None or context.deadline is None:
+    source = CURRENT.get()
+    if source is None or source.deadline is None:
         return None
-    return max(0.0, context.deadline - time.monotonic())
+    return max(0.0, source.deadline - time.monotonic())
 
 
 def within(seconds: float) -> use:

@@ -55,7 +55,7 @@ def _unary_unary(pipeline: Pipeline, method: Method, handler: Any) -> Any:
         except BaseException as error:
             await call.failed(error)
             raise
-        await call.succeeded()
+        call.succeeded()
         return response
 
     return grpc.unary_unary_rpc_method_handler(cast("Any", unary_unary))
@@ -73,7 +73,9 @@ def _stream_unary(pipeline: Pipeline, method: Method, handler: Any) -> Any:
         except BaseException as error:
             await call.failed(error)
             raise
-        await call.succeeded()
+        if call.drained:
+            await call.outlive_drain()
+        call.succeeded()
         return response
 
     return grpc.stream_unary_rpc_method_handler(
@@ -93,7 +95,9 @@ def _unary_stream(pipeline: Pipeline, method: Method, handler: Any) -> Any:
         except BaseException as error:
             await call.failed(error)
             raise
-        await call.succeeded()
+        if call.drained:
+            await call.outlive_drain()
+        call.succeeded()
 
     return grpc.unary_stream_rpc_method_handler(
         cast("Any", unary_stream), response_serializer=encode
@@ -112,7 +116,9 @@ def _stream_stream(pipeline: Pipeline, method: Method, handler: Any) -> Any:
         except BaseException as error:
             await call.failed(error)
             raise
-        await call.succeeded()
+        if call.drained:
+            await call.outlive_drain()
+        call.succeeded()
 
     return grpc.stream_stream_rpc_method_handler(
         cast("Any", stream_stream), request_deserializer=decode, response_serializer=encode

@@ -24,7 +24,7 @@ import orjson
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
-from consulmesh.context import CURRENT
+from consulmesh.context import CURRENT, ContextSource
 
 _GATHER_SECONDS: Final = 0.05
 _LONGEST_QUEUE: Final = 100_000
@@ -33,20 +33,18 @@ _OPTIONS: Final = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS
 
 
 class AccessRecord(NamedTuple):
-    """One served call. A tuple, and rendered by the writer: there is one for each call."""
+    """One served call. Rendering it, and reading its context, is left to the writer's thread."""
 
     time: float  # time.time() at its end
     method: str  # "package.Service/Method"
     code: str
     seconds: float
-    trace_id: str
-    span_id: str
-    request_id: str
-    caller: str | None
-    reason: str | None  # ErrorInfo.reason of an error
+    context: ContextSource
+    reason: str | None = None  # ErrorInfo.reason of an error
 
     def line(self) -> bytes:
         """The record as a line of the log."""
+        context = self.context.read()
         fields = {
             "timestamp": _utc(self.time),
             "level": "info",
@@ -54,14 +52,14 @@ class AccessRecord(NamedTuple):
             "method": self.method,
             "code": self.code,
             "duration_ms": round(self.seconds * 1000, 3),
-            "trace_id": self.trace_id,
-            "span_id": self.span_id,
-            "request_id": self.request_id,
-            "caller": self.caller,
+            "trace_id": context.trace.trace_id,
+            "span_id": context.trace.span_id,
+            "request_id": context.request_id,
+            "caller": context.caller,
         }
         if self.reason is not None:
             fields["reason"] = self.reason
-        return orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
+        return _json(fields)
 
 
 class Writer:
@@ -184,8 +182,9 @@ class _Foreign(logging.Handler):
 
 
 def _add_call(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
-    context = CURRENT.get()
-    if context is not None:
+    source = CURRENT.get()
+    if source is not None:
+        context = source.read()
         event.setdefault("trace_id", context.trace.trace_id)
         event.setdefault("request_id", context.request_id)
     return event
@@ -196,7 +195,10 @@ def _render(_logger: WrappedLogger, _name: str, event: EventDict) -> bytes:
 
 
 def _line(*, level: str, event: str, **fields: Any) -> bytes:
-    document = {"timestamp": _utc(time.time()), "level": level, "event": event, **fields}
+    return _json({"timestamp": _utc(time.time()), "level": level, "event": event, **fields})
+
+
+def _json(document: dict[str, Any]) -> bytes:
     try:
         return orjson.dumps(document, default=str, option=_OPTIONS)
     except orjson.JSONEncodeError:

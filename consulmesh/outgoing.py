@@ -68,12 +68,17 @@ class Outgoing:
         call.add_done_callback(partial(_measure, self._metrics, time.perf_counter()))
 
     def _timeout(self, explicit: float | None, deadline: float | None) -> float | None:
-        route = self._route_timeouts(self._method) if self._route_timeouts else None
-        limits = [limit for limit in (explicit, route) if limit is not None]
+        timeout = explicit
+        if self._route_timeouts is not None:
+            route = self._route_timeouts(self._method)
+            if route is not None and (timeout is None or route < timeout):
+                timeout = route
         if deadline is not None:
             left = deadline - time.monotonic()
-            limits.append(left - max(_MARGIN_LEAST, left * _MARGIN_SHARE))
-        return min(limits, default=self._default)
+            left -= max(_MARGIN_LEAST, left * _MARGIN_SHARE)
+            if timeout is None or left < timeout:
+                timeout = left
+        return self._default if timeout is None else timeout
 
     def _no_time_left(self) -> aio.AioRpcError:
         self._metrics.started()

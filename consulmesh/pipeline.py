@@ -22,7 +22,7 @@ from consulmesh.context import CURRENT
 from consulmesh.logs import AccessRecord
 from consulmesh.metrics import MethodMetrics, RpcMetrics
 from consulmesh.policies import Admission, Authorization, Metadata, Peer
-from consulmesh.propagation import INSTANCE, extract
+from consulmesh.propagation import INSTANCE, Incoming
 from consulmesh.translation import Answer, Draining, Translation
 
 _log = structlog.get_logger()
@@ -87,8 +87,8 @@ class Pipeline:
             self._endless.add(call)
         method = call.method
         if not method.quiet:
-            self._admission.admit(method.name, call.context)
-        self._authorization.authorize(method.name, call.context, call.peer)
+            self._admission.admit(method.name, call.source)
+        self._authorization.authorize(method.name, call.source, call.peer)
 
     def left(self, call: Call) -> None:
         """Each call's last step."""
@@ -113,21 +113,20 @@ class Method:
 class Call:
     """One call, from its context to its line in the log."""
 
-    __slots__ = (
-        *("_drained", "_pipeline", "_started", "_task"),
-        *("context", "endless", "method", "peer"),
-    )
+    __slots__ = ("_pipeline", "_started", "_task", "drained", "endless", "method", "peer", "source")
 
     def __init__(self, pipeline: Pipeline, method: Method, peer: Peer, *, streaming: bool) -> None:
-        self._started = time.monotonic()
+        self._started = now = time.monotonic()
         self._pipeline = pipeline
-        self._drained = False
-        self._task: asyncio.Task[object] | None = asyncio.current_task()
         self.method = method
         self.peer = peer
-        self.context = context = extract(peer.invocation_metadata() or (), peer.time_remaining())
-        self.endless = streaming and context.deadline is None
-        CURRENT.set(context)  # in the context of the call's own task, which ends with it
+        remaining = peer.time_remaining()
+        deadline = None if remaining is None else now + remaining
+        self.source = source = Incoming(peer.invocation_metadata() or (), deadline)
+        CURRENT.set(source)  # in the context of the call's own task, which ends with it
+        self.drained = False
+        self.endless = streaming and deadline is None
+        self._task: asyncio.Task[object] | None = asyncio.current_task() if self.endless else None
         peer.set_trailing_metadata(pipeline.trailer)
         method.metrics.started()
         pipeline.in_flight += 1
@@ -135,13 +134,11 @@ class Call:
     def drain(self) -> None:
         """Cancels the handler; what it raises becomes UNAVAILABLE (DRAINING)."""
         if self._task is not None:
-            self._drained = True
+            self.drained = True
             self._task.cancel()
 
-    async def succeeded(self) -> None:
+    def succeeded(self) -> None:
         """The handler returned."""
-        if self._drained:
-            await self._outlive_drain()
         trailers, own = self.peer.trailing_metadata(), self._pipeline.trailer
         if trailers is not own:  # the handler has set some
             self.peer.set_trailing_metadata((*trailers, *own))
@@ -178,10 +175,11 @@ class Call:
         return answer
 
     def _cancelled(self, error: asyncio.CancelledError) -> Answer | None:
-        if self._drained and self._task is not None:
-            self._task.uncancel()
+        task = asyncio.current_task()
+        if self.drained and task is not None:
+            task.uncancel()
             return self._translated(Draining())
-        if self._task is not None and self._task.cancelling():
+        if task is not None and task.cancelling():
             self._ended(self._why_cancelled())
             return None
         # Something that the handler awaited was cancelled, not the call. gRPC would take it for the
@@ -189,14 +187,14 @@ class Call:
         return self._translated(Draining() if self._pipeline.draining else error)
 
     def _why_cancelled(self) -> str:
-        deadline = self.context.deadline
+        deadline = self.source.deadline
         if deadline is not None:
             near = max(_NEAR_SECONDS, (deadline - self._started) * _NEAR_SHARE)
             if deadline - time.monotonic() <= near:
                 return grpc.StatusCode.DEADLINE_EXCEEDED.name
         return _CANCELLED
 
-    async def _outlive_drain(self) -> None:
+    async def outlive_drain(self) -> None:
         """Takes the cancellation that came when the handler had nothing left to await."""
         try:
             await asyncio.sleep(0)
@@ -210,20 +208,8 @@ class Call:
         self.method.metrics.ended(code, seconds)
         if self.method.quiet and code == _OK:
             return
-        context, trace = self.context, self.context.trace
-        self._pipeline.access_log(
-            AccessRecord(
-                time.time(),
-                self.method.name,
-                code,
-                seconds,
-                trace.trace_id,
-                trace.span_id,
-                context.request_id,
-                context.caller,
-                reason,
-            )
-        )
+        record = AccessRecord(time.time(), self.method.name, code, seconds, self.source, reason)
+        self._pipeline.access_log(record)
 
 
 def _peer_is_gone(error: Exception) -> bool:

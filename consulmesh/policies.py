@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import grpc
 
-from consulmesh.context import CallContext
+from consulmesh.context import ContextSource
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
@@ -39,28 +39,31 @@ class Peer(Protocol):
 
 
 class Admission(Protocol):
-    """Decides whether a call may start, by how much work there is already."""
+    """Decides whether a call may start, by how much work there is already.
 
-    def admit(self, method: str, call: CallContext) -> None:
+    Reading the call's context costs something: a policy does so when the answer depends on it.
+    """
+
+    def admit(self, method: str, call: ContextSource) -> None:
         """Returns, or raises an error that the server's translation knows."""
 
 
 class Authorization(Protocol):
     """Decides whether this peer may call this method ("package.Service/Method")."""
 
-    def authorize(self, method: str, call: CallContext, peer: Peer) -> None:
+    def authorize(self, method: str, call: ContextSource, peer: Peer) -> None:
         """Returns, or raises PermissionDenied or Unauthenticated."""
 
 
 class AdmitAll:
     """Never refuses."""
 
-    def admit(self, method: str, call: CallContext) -> None:
+    def admit(self, method: str, call: ContextSource) -> None:
         """Returns."""
 
 
 class AuthorizeAll:
     """Never refuses."""
 
-    def authorize(self, method: str, call: CallContext, peer: Peer) -> None:
+    def authorize(self, method: str, call: ContextSource, peer: Peer) -> None:
         """Returns."""

@@ -24,14 +24,41 @@ _LONGEST_ID: Final = 128
 _CRITICALITIES: Final = {criticality.value: criticality for criticality in Criticality}
 
 
+class Incoming:
+    """The context of an incoming call, read out of its metadata when somebody looks.
+
+    Most handlers never do, and the log does so away from the event loop: reading is most of what
+    a server would add to a call.
+    """
+
+    __slots__ = ("_context", "_metadata", "deadline")
+
+    def __init__(self, metadata: Iterable[tuple[str, str | bytes]], deadline: float | None) -> None:
+        self.deadline = deadline
+        self._metadata = metadata
+        self._context: CallContext | None = None
+
+    def read(self) -> CallContext:
+        """The context, with a span of its own."""
+        if self._context is None:
+            # Two threads never do this at once: the log gets the call when its handler has ended.
+            self._context = _read(self._metadata, self.deadline)
+        return self._context
+
+
 def extract(
     metadata: Iterable[tuple[str, str | bytes]], time_remaining: float | None
 ) -> CallContext:
-    """The context of an incoming call, with a span of its own."""
+    """The context of an incoming call of which so many seconds remain."""
+    deadline = None if time_remaining is None else time.monotonic() + time_remaining
+    return _read(metadata, deadline)
+
+
+def _read(metadata: Iterable[tuple[str, str | bytes]], deadline: float | None) -> CallContext:
     get = dict(metadata).get
     trace = TraceContext.joined(_text(get(TRACEPARENT)))
     return CallContext(
-        deadline=None if time_remaining is None else time.monotonic() + time_remaining,
+        deadline=deadline,
         trace=trace,
         request_id=_identifier(get(REQUEST_ID)) or trace.trace_id,
         criticality=_CRITICALITIES.get(_text(get(CRITICALITY)) or "", Criticality.CRITICAL),
@@ -42,9 +69,8 @@ def extract(
 
 def inject(context: CallContext, *, caller: str, relay_token: bool) -> tuple[tuple[str, str], ...]:
     """The metadata of an outgoing call, which is a new span."""
-    trace = context.trace.child()
-    pairs: tuple[tuple[str, str], ...] = ((TRACEPARENT, trace.traceparent()), (CALLER, caller))
-    if context.request_id != trace.trace_id:
+    pairs: tuple[tuple[str, str], ...] = ((TRACEPARENT, context.trace.below()), (CALLER, caller))
+    if context.request_id != context.trace.trace_id:
         pairs += ((REQUEST_ID, context.request_id),)
     if context.criticality is not Criticality.CRITICAL:
         pairs += ((CRITICALITY, context.criticality.value),)

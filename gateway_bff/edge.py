@@ -96,11 +96,7 @@ class _Exchange:
                 method=f"{self._method} {self.scope['path']}",
                 code=str(self._status),
                 seconds=seconds,
-                trace_id=self.context.trace.trace_id,
-                span_id=self.context.trace.span_id,
-                request_id=self.context.request_id,
-                caller=None,
-                reason=None,
+                context=self.context,
             )
         )
 

@@ -14,12 +14,13 @@ import pytest
 import structlog
 
 from consulmesh import logs
-from consulmesh.context import CallContext, use
+from consulmesh.context import CallContext, TraceContext, use
 from consulmesh.logs import AccessRecord, Writer
 
-RECORD = AccessRecord(
-    1_760_000_000.25, "a.B/C", "OK", 0.0123456, "1" * 32, "2" * 16, "req-1", "booking", None
+CALL = CallContext(
+    trace=TraceContext("1" * 32, "2" * 16), request_id="req-1", caller="booking", token="secret"
 )
+RECORD = AccessRecord(1_760_000_000.25, "a.B/C", "OK", 0.0123456, CALL)
 
 
 class Output:
@@ -114,7 +115,7 @@ def test_foreign_loggers_write_the_same_lines(output: Output) -> None:
 def test_a_served_call_is_one_line(output: Output) -> None:
     """With its outcome, and a reason only where there is one."""
     logs.access(RECORD)
-    logs.access(RECORD._replace(code="NOT_FOUND", reason="FLIGHT_NOT_FOUND", caller='"\\'))
+    logs.access(RECORD._replace(method='"\ud800\\', code="NOT_FOUND", reason="FLIGHT_NOT_FOUND"))
     fine, failed = output.lines()
 
     assert fine == {
@@ -129,7 +130,7 @@ def test_a_served_call_is_one_line(output: Output) -> None:
         "request_id": "req-1",
         "caller": "booking",
     }
-    assert (failed["reason"], failed["caller"]) == ("FLIGHT_NOT_FOUND", '"\\')
+    assert (failed["reason"], failed["method"]) == ("FLIGHT_NOT_FOUND", '"\ud800\\')
 
 
 def test_lines_keep_their_order_over_threads(output: Output) -> None:
