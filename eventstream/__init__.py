@@ -18,7 +18,8 @@ The owner of some rows writes each change and its event in one transaction, and 
 Who wants a copy follows it into an inbox, where events and position are one transaction too:
 
     inbox = SqlInbox(db, InboxTables(METADATA, "pricing"), "schedule", key=…, apply=…, …)
-    watch = lambda cursor: stub.WatchFlights(WatchFlightsRequest(cursor=cursor))
+    ask = lambda cursor: WatchFlightsRequest(cursor=cursor)
+    watch = lambda cursor: stub.WatchFlights(ask(cursor), wait_for_ready=True)
     follower = Follower("schedule", watch, inbox)
     mesh.start(follower.run(), name="follow schedule")
     await follower.caught_up.wait()

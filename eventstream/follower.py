@@ -3,6 +3,9 @@
 The inbox says where it stands, the stream continues there, what arrives is checked to continue it
 and applied. Whatever goes wrong (the stream ends, is silent, does not continue; the inbox can't be
 written) ends in the same place: back off, ask the inbox again where it stands, reconnect.
+
+Let the call wait for the source (`wait_for_ready=True`): a source that starts later than its
+reader is followed at once when it is there, instead of after the rest of a pause.
 """
 
 import asyncio
@@ -32,6 +35,7 @@ _log = structlog.get_logger()
 _SILENCE: Final = timedelta(seconds=3)
 _FIRST_PAUSE: Final = 0.05  # seconds
 _LONGEST_PAUSE: Final = 5.0
+_SILENT: Final = "silent"
 _AT_A_POSITION: Final = frozenset(
     {
         stream_pb2.PHASE_SNAPSHOT_COMPLETED,
@@ -139,8 +143,9 @@ class Follower(Generic[E]):
         while True:
             end = await self._follow()
             metrics.CONNECTIONS.labels(self._source, end).inc()
-            await asyncio.sleep(self._pause * (0.5 + self._jitter() / 2))
-            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+            if end != _SILENT:  # that has taken long enough
+                await asyncio.sleep(self._pause * (0.5 + self._jitter() / 2))
+                self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
     async def _follow(self) -> str:
         """Follow one stream until it ends and return how it did."""
@@ -149,7 +154,7 @@ class Follower(Generic[E]):
         except grpc.aio.AioRpcError as error:
             return self._ended(error.code().name.lower(), error.details())
         except _SilentError:
-            return self._ended("silent", f"nothing came for {self._silence} s")
+            return self._ended(_SILENT, f"nothing came for {self._silence} s")
         except StreamBrokenError as error:
             _log.error("stream_broken", source=self._source, error=str(error))
             return "broken"

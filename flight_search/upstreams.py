@@ -52,7 +52,7 @@ def follow_schedule(channel: grpc.aio.Channel, model: ReadModel) -> Follower[Fli
     stub = ScheduleServiceStub(channel)
 
     def watch(cursor: Cursor | None) -> AsyncIterable[WatchFlightsResponse]:
-        return stub.WatchFlights(WatchFlightsRequest(cursor=cursor))
+        return stub.WatchFlights(WatchFlightsRequest(cursor=cursor), wait_for_ready=True)
 
     return Follower(SCHEDULE, watch, ReadModelInbox(model, SCHEDULE, flight_change))
 
@@ -62,7 +62,7 @@ def follow_pricing(channel: grpc.aio.Channel, model: ReadModel) -> Follower[Pric
     stub = PricingServiceStub(channel)
 
     def watch(cursor: Cursor | None) -> AsyncIterable[WatchPricesResponse]:
-        return stub.WatchPrices(WatchPricesRequest(cursor=cursor))
+        return stub.WatchPrices(WatchPricesRequest(cursor=cursor), wait_for_ready=True)
 
     return Follower(PRICING, watch, ReadModelInbox(model, PRICING, price_change))
 

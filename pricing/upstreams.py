@@ -1,6 +1,6 @@
 """Schedule as pricing sees it: every flight, followed into pricing's own database."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterable, Iterable, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -12,11 +12,13 @@ from flights.schedule.v1.schedule_pb2 import (
     FlightEvent,
     FlightRemoved,
     WatchFlightsRequest,
+    WatchFlightsResponse,
 )
 from flights.schedule.v1.schedule_pb2_grpc import ScheduleServiceStub
 from pricing import messages, tables
 from pricing.service import Clock, follow
 from pricing.store import SqlRepository
+from streams.v1.stream_pb2 import Cursor
 
 SOURCE: Final = "schedule"
 _SWEPT_AT_A_TIME: Final = 500
@@ -88,10 +90,12 @@ def schedule_inbox(database: Database, now: Clock) -> SqlInbox[FlightEvent]:
 def schedule_follower(
     schedule: ScheduleServiceStub, inbox: SqlInbox[FlightEvent]
 ) -> Follower[FlightEvent]:
-    """Follows schedule's stream into the inbox."""
-    return Follower(
-        SOURCE, lambda cursor: schedule.WatchFlights(WatchFlightsRequest(cursor=cursor)), inbox
-    )
+    """Follows schedule's stream into the inbox, from when there is one."""
+
+    def watch(cursor: Cursor | None) -> AsyncIterable[WatchFlightsResponse]:
+        return schedule.WatchFlights(WatchFlightsRequest(cursor=cursor), wait_for_ready=True)
+
+    return Follower(SOURCE, watch, inbox)
 
 
 async def whole(database: Database) -> None:

@@ -177,6 +177,28 @@ async def test_a_silent_stream_is_given_up(copy: Database) -> None:
     assert asked[:3] == [None, Cursor(epoch="e", seq=3), Cursor(epoch="e", seq=3)]
 
 
+async def test_silence_is_not_followed_by_a_pause(copy: Database) -> None:
+    """A call that waits for its source, given up again and again, misses it for no longer time."""
+    asked: list[Cursor | None] = []
+    pauses: list[float] = []
+
+    async def watch(cursor: Cursor | None) -> AsyncIterator[WatchFlightsResponse]:
+        asked.append(cursor)
+        await asyncio.Event().wait()
+        yield response(stream_pb2.PHASE_BOOKMARK, 0)
+
+    def jitter() -> float:
+        pauses.append(1.0)
+        return 1.0
+
+    silence = timedelta(milliseconds=5)
+    follower = Follower("f", watch, mirror.inbox(copy), silence=silence, jitter=jitter)
+    async with following(follower):
+        await until(lambda: len(asked) > 9)
+
+    assert pauses == []
+
+
 async def test_what_does_not_continue_is_not_applied(copy: Database) -> None:
     """After a gap, a repetition or a bookmark that claims too much the stream is left."""
     start = [
