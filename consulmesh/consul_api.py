@@ -127,10 +127,12 @@ class ConsulApi:
 
     async def __aenter__(self) -> Self:
         # limit=0: every blocking query holds a connection, the default of 100 would starve others.
-        # force_close: aiohttp silently repeats a GET on a kept connection that turns out dead, and
-        # an index from before an agent's restart would block there until its wait is over.
-        connector = aiohttp.TCPConnector(limit=0, force_close=True)
-        self._session = aiohttp.ClientSession(connector=connector, headers=self._headers)
+        # force_close: a kept connection that the agent has closed would look like an interruption.
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, force_close=True),
+            headers=self._headers,
+            middlewares=[_once],
+        )
         return self
 
     async def __aexit__(
@@ -174,6 +176,19 @@ class ConsulApi:
                 return _answer(response.status, response.headers, await response.read())
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise ConsulError(f"{type(error).__name__}: {error}") from error
+
+
+async def _once(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Say that a connection broke before aiohttp silently sends its request again.
+
+    An index from before an agent's restart would block there until its wait is over.
+    """
+    try:
+        return await handler(request)
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise ConsulError(f"{type(error).__name__}: {error}") from error
 
 
 def _segment(name: str) -> str:

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from consulmesh.consul_api import ConsulApi, Query
+from consulmesh.consul_api import ConsulApi, ConsulError, Query
 from consulmesh.testing import FakeConsul, Fault
 from consulmesh.watch import FORGIVEN, MAX_PACE, MIN_GAP, PACE, Change, Pace, Watch
 from tests.consulmesh.consuls import registration, tell, withdraw
@@ -164,6 +164,25 @@ async def test_an_agent_that_lost_its_state_is_believed_with_a_lower_index(
     assert change.data == []
     assert change.resumed_at > float("-inf")
     assert followed.watch.state.index < index
+
+
+async def test_a_question_whose_connection_breaks_is_not_repeated_unseen() -> None:
+    """Its index may be from before an agent's restart, so the watch decides how to ask again."""
+    asked = 0
+
+    async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        await reader.readuntil(b"\r\n\r\n")
+        asked += 1
+        writer.close()
+
+    server = await asyncio.start_server(cut, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, ConsulApi(f"http://127.0.0.1:{port}") as api:
+        with pytest.raises(ConsulError):
+            await api.ask(QUERY, index=7, wait=timedelta(seconds=9))
+
+    assert asked == 1
 
 
 async def test_a_failing_callback_is_counted_and_ends_nothing(api: ConsulApi) -> None:
