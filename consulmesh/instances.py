@@ -116,9 +116,12 @@ class Believed:
         """Believe no absence for the length of the window from now."""
         self._until = max(self._until, self._clock() + self._window)
 
-    def uncertain_for(self, entries: Sequence[Listed]) -> float:
-        """Seconds after which the same list would mean something else; 0 if it would not."""
-        return max(0.0, self._until - self._clock()) if self._forgotten(entries) else 0.0
+    def uncertain_for(self, entries: Sequence[Listed]) -> float | None:
+        """Seconds after which the same list would mean something else; None if it never would.
+
+        0 where the window ended since `update`: what that kept must still be looked at again.
+        """
+        return max(0.0, self._until - self._clock()) if self._forgotten(entries) else None
 
     def _forgotten(self, entries: Sequence[Listed]) -> tuple[Instance, ...]:
         unproven = {listed.identity for listed in entries if listed.unproven}

@@ -59,7 +59,7 @@ class Target:
 
     def _judge_again_later(self) -> None:
         self._cancel_timer()
-        if seconds := self._believed.uncertain_for(self._entries):
+        if (seconds := self._believed.uncertain_for(self._entries)) is not None:
             self._timer = asyncio.get_running_loop().call_later(seconds, self._window_over)
 
     def _window_over(self) -> None:

@@ -126,7 +126,22 @@ def test_after_an_interruption_absent_instances_stay_for_the_window() -> None:
     assert ids(empty) == ids(one) == ["x-1", "x-2"]
     assert remaining == pytest.approx(6)
     assert ids(over) == ["x-1"]
-    assert target.uncertain_for([entry(1)]) == 0
+    assert target.uncertain_for([entry(1)]) is None
+
+
+def test_a_window_that_ends_right_after_an_update_is_not_forgotten() -> None:
+    """Whoever was kept is looked at again, however short before the end that was."""
+    clock = Clock()
+    target = believed(clock)
+    target.update([entry(1), entry(2)], NEVER)
+    kept = target.update([entry(1)], clock.now)
+    clock.now += 10  # between `update` and the question
+    remaining = target.uncertain_for([entry(1)])
+    after = target.update([entry(1)], NEVER)
+
+    assert ids(kept) == ["x-1", "x-2"]
+    assert remaining == 0
+    assert ids(after) == ["x-1"]
 
 
 def test_after_an_interruption_what_is_listed_as_bad_is_out() -> None:
