@@ -56,6 +56,7 @@ check: $(DEV) ## Format, lint, types, import contracts, protos, generated files,
 	$(BIN)/buf lint $(VENV)/image.binpb --config buf.yaml
 	$(BIN)/buf breaking $(VENV)/image.binpb --against protos/baseline.binpb --config buf.yaml
 	$(BIN)/python -m tools.config_entries --check
+	$(BIN)/python -m tools.problem_catalogue --check
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
 format: $(DEV) ## Format the code and the protos
@@ -63,9 +64,10 @@ format: $(DEV) ## Format the code and the protos
 	$(BIN)/ruff check --fix
 	$(BIN)/buf format --write
 
-proto: $(DEV) ## Regenerate gen/ and what Consul is told of the services
+proto: $(DEV) ## Regenerate gen/, what Consul is told of the services, and docs/problems.md
 	$(BIN)/python -m tools.proto
 	$(BIN)/python -m tools.config_entries
+	$(BIN)/python -m tools.problem_catalogue
 
 load: $(DEV) ## Put load on the running system and check its answers (SECONDS_OF_LOAD=60; UI=1: Locust's web page)
 	@$(BIN)/python -m bench.load --seconds $(SECONDS_OF_LOAD) $(if $(UI),--ui)
