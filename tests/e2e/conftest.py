@@ -40,7 +40,7 @@ def run(settings: Settings, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """A system with two instances of each service; its end is part of the test run."""
     ports = Ports(
