@@ -1,7 +1,9 @@
 """Pricing's values as messages of flights.pricing.v1, and schedule's messages as values."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.type.money_pb2 import Money
@@ -10,10 +12,12 @@ from consulmesh import wellknown
 from flights.pricing.v1 import pricing_pb2
 from flights.schedule.v1 import schedule_pb2
 from flights.type.v1 import cabin_pb2
-from pricing.domain.fares import CURRENCY, Cabin
-from pricing.domain.flights import CabinPrice, CabinState, FlightState, PricedFlight
+from pricing.domain.fares import CURRENCY, Cabin, in_cents
+from pricing.domain.flights import CabinPrice, CabinState, FlightState
 from pricing.domain.quotes import Line, Quote
 from pricing.service import Fare
+
+_NANOS_OF_A_CENT: Final = 10_000_000
 
 
 def usd(amount: Decimal) -> Money:
@@ -28,31 +32,41 @@ def cabin_message(cabin: Cabin) -> cabin_pb2.Cabin.ValueType:
 
 def price_message(flight_id: str, priced: CabinPrice) -> pricing_pb2.Price:
     """The price of one cabin."""
+    price = priced.price
+    cents = in_cents(price.fare), in_cents(price.taxes)
+    return _price(flight_id, priced.cabin, *cents, priced.version)
+
+
+def prices_changed(
+    flight_id: str, version: int, at: datetime, cabins: Iterable[tuple[int, int, int, int]]
+) -> pricing_pb2.PriceEvent:
+    """The event of a flight's prices, as they have been since they last changed.
+
+    Of each cabin: its number, fare and taxes in cents, version.
+    """
+    prices = [_price(flight_id, *cabin) for cabin in cabins]
+    return pricing_pb2.PriceEvent(
+        event_time=wellknown.timestamp(at),
+        prices_changed=pricing_pb2.FlightPrices(
+            flight_id=flight_id, version=version, prices=prices
+        ),
+    )
+
+
+def _price(flight_id: str, cabin: int, fare: int, taxes: int, version: int) -> pricing_pb2.Price:
     return pricing_pb2.Price(
         flight_id=flight_id,
-        cabin=cabin_message(priced.cabin),
-        version=priced.version,
-        fare=usd(priced.price.fare),
-        taxes=usd(priced.price.taxes),
+        cabin=cabin_pb2.Cabin.ValueType(cabin),
+        version=version,
+        fare=_cents(fare),
+        taxes=_cents(taxes),
     )
 
 
-def flight_prices_message(flight: PricedFlight) -> pricing_pb2.FlightPrices:
-    """All prices of one flight."""
-    flight_id = flight.state.flight_id
-    return pricing_pb2.FlightPrices(
-        flight_id=flight_id,
-        version=flight.version,
-        prices=[price_message(flight_id, priced) for priced in flight.prices],
-    )
-
-
-def prices_changed(flight: PricedFlight) -> pricing_pb2.PriceEvent:
-    """The event of a flight's prices, as they have been since they last changed."""
-    return pricing_pb2.PriceEvent(
-        event_time=wellknown.timestamp(flight.change_time),
-        prices_changed=flight_prices_message(flight),
-    )
+def _cents(cents: int) -> Money:
+    """An amount that is not negative; a snapshot has 300,000 of them."""
+    units, rest = divmod(cents, 100)
+    return Money(currency_code=CURRENCY, units=units, nanos=rest * _NANOS_OF_A_CENT)
 
 
 def prices_removed(flight_id: str, version: int, at: datetime) -> pricing_pb2.PriceEvent:

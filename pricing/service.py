@@ -1,7 +1,7 @@
 """Use cases of pricing. Each change is one transaction: read, decide by the domain, write."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -24,6 +24,8 @@ from pricing.domain.quotes import Claim, Line, Quote
 
 _T = TypeVar("_T")
 Clock = Callable[[], datetime]
+Route = tuple[str, str]
+"""Origin and destination."""
 REPRICED_AT_A_TIME = 200
 
 
@@ -69,8 +71,8 @@ class Repository(Protocol):
     def set_due(self, origin: str, destination: str, now: datetime) -> None:
         """Make every flight of a route due now."""
 
-    def fare(self, origin: str, destination: str) -> Fare | None:
-        """The fare that an operator has set."""
+    def fares(self, routes: Collection[Route]) -> Mapping[Route, Fare]:
+        """The fares that operators have set for any of these routes."""
 
     def save_fare(self, fare: Fare) -> None:
         """Store an operator's fare."""
@@ -226,13 +228,14 @@ def follow(
     now: datetime,
 ) -> None:
     """Take schedule's word of flights over and price them; an older word changes nothing."""
-    bases: dict[tuple[str, str], Decimal] = {}
+    routes = {(state.origin, state.destination): state.distance_km for state in states}
+    bases = _bases(data, routes)
     saved, announced = [], []
     for state in states:
         before = known.get(state.flight_id) or PricedFlight.unpriced(state, now)
         if before.state.version > state.version:
             continue
-        after = before.updated(state, _base(data, bases, state), now)
+        after = before.updated(state, bases[state.origin, state.destination], now)
         saved.append(after)
         if after.version != before.version:
             announced.append(after)
@@ -240,13 +243,13 @@ def follow(
     data.announce(announced)
 
 
-def _base(data: Repository, bases: dict[tuple[str, str], Decimal], state: FlightState) -> Decimal:
-    """Base fare of a flight's route, looked up once per batch."""
-    route = (state.origin, state.destination)
-    if route not in bases:
-        fare = data.fare(*route)
-        bases[route] = fare.base if fare else fares.default_base(*route, state.distance_km)
-    return bases[route]
+def _bases(data: Repository, distances: Mapping[Route, int]) -> Mapping[Route, Decimal]:
+    """The base fares of routes, by their distances in kilometres where no operator set them."""
+    fares_set = data.fares(distances)
+    return {
+        route: fares_set[route].base if route in fares_set else fares.default_base(*route, distance)
+        for route, distance in distances.items()
+    }
 
 
 def _known(found: Mapping[str, PricedFlight], flight_id: str) -> PricedFlight:
@@ -294,7 +297,7 @@ def _fare(data: Repository, origin: str, destination: str) -> Fare:
         raise RouteNotFound(f"No flight flies from {origin} to {destination}.")
     base = fares.default_base(origin, destination, distance)
     computed = Fare(origin=origin, destination=destination, base=base, version=0)
-    return data.fare(origin, destination) or computed
+    return data.fares([(origin, destination)]).get((origin, destination), computed)
 
 
 def _seen(before: str | None, asked: str) -> bool:

@@ -1,16 +1,16 @@
 """Pricing's data in SQL: the repository of one transaction, and the database that runs it."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, insert, select, tuple_, update
 
 from eventstream import Database, insert_into
 from flights.pricing.v1 import pricing_pb2
 from pricing import messages, tables
-from pricing.domain.fares import CENT, Cabin, Price
+from pricing.domain.fares import CENT, Cabin, Price, in_cents
 from pricing.domain.flights import CabinPrice, CabinState, FlightState, PricedFlight
 from pricing.domain.quotes import Claim, Line, Quote
 from pricing.service import Fare, Made, Repository
@@ -48,12 +48,6 @@ class SqlRepository:
         query = select(tables.flights).where(_flight.flight_id.in_(list(flight_ids)))
         return {row.flight_id: _priced(row) for row in self._connection.execute(query)}
 
-    def page(self, after: str | None, limit: int) -> list[PricedFlight]:
-        """The next flights by id, for a snapshot."""
-        query = select(tables.flights).where(_flight.flight_id > (after or ""))
-        rows = self._connection.execute(query.order_by(_flight.flight_id).limit(limit))
-        return [_priced(row) for row in rows]
-
     def save_flights(self, changed: Sequence[PricedFlight]) -> None:
         """Store flights; they count as seen by the snapshot in progress."""
         if not changed:
@@ -66,7 +60,7 @@ class SqlRepository:
     def announce(self, changed: Sequence[PricedFlight]) -> None:
         """Write the events of new prices."""
         self._append(
-            (flight.state.flight_id, messages.prices_changed(flight), flight.change_time)
+            (flight.state.flight_id, _prices_changed(flight), flight.change_time)
             for flight in changed
         )
 
@@ -121,18 +115,18 @@ class SqlRepository:
         on_route = (_flight.origin == origin, _flight.destination == destination)
         self._connection.execute(update(tables.flights).where(*on_route).values(reprice_time=now))
 
-    def fare(self, origin: str, destination: str) -> Fare | None:
-        """The fare that an operator has set."""
-        query = select(tables.fares).where(_fare.origin == origin, _fare.destination == destination)
-        row = self._connection.execute(query).one_or_none()
-        return None if row is None else _stored_fare(row)
+    def fares(self, routes: Collection[tuple[str, str]]) -> Mapping[tuple[str, str], Fare]:
+        """The fares that operators have set for any of these routes."""
+        query = select(tables.fares).where(tuple_(_fare.origin, _fare.destination).in_(routes))
+        found = map(_stored_fare, self._connection.execute(query))
+        return {(fare.origin, fare.destination): fare for fare in found}
 
     def save_fare(self, fare: Fare) -> None:
         """Store an operator's fare."""
         statement = insert_into(self._connection, tables.fares).values(
             origin=fare.origin,
             destination=fare.destination,
-            base_cents=_cents(fare.base),
+            base_cents=in_cents(fare.base),
             version=fare.version,
         )
         self._connection.execute(
@@ -220,8 +214,26 @@ def snapshot(
     connection: Connection, after: str | None, limit: int
 ) -> list[tuple[str, pricing_pb2.PriceEvent]]:
     """A page of all prices, by flight id."""
-    flights = SqlRepository(connection).page(after, limit)
-    return [(flight.state.flight_id, messages.prices_changed(flight)) for flight in flights]
+    rows = connection.execute(_PRICES, {"after": after or "", "limit": limit})
+    return [
+        (key, messages.prices_changed(key, version, at, [(c[0], *c[3:]) for c in cabins]))
+        for key, version, at, cabins in rows
+    ]
+
+
+_PRICES = (
+    select(_flight.flight_id, _flight.version, _flight.change_time, _flight.cabins)
+    .where(_flight.flight_id > bindparam("after"))
+    .order_by(_flight.flight_id)
+    .limit(bindparam("limit"))
+)
+
+
+def _prices_changed(flight: PricedFlight) -> pricing_pb2.PriceEvent:
+    prices = ((one.cabin, *_in_cents(one.price), one.version) for one in flight.prices)
+    return messages.prices_changed(
+        flight.state.flight_id, flight.version, flight.change_time, prices
+    )
 
 
 def _row(flight: PricedFlight) -> dict[str, Any]:
@@ -296,11 +308,7 @@ def _line_row(line: Line) -> list[str | int]:
 
 
 def _in_cents(price: Price) -> tuple[int, int]:
-    return _cents(price.fare), _cents(price.taxes)
-
-
-def _cents(amount: Decimal) -> int:
-    return int(amount / CENT)
+    return in_cents(price.fare), in_cents(price.taxes)
 
 
 def _price(fare: int, taxes: int) -> Price:

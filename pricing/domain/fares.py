@@ -32,7 +32,13 @@ BY_DAYS_LEFT = (
 )
 ON_THE_DAY = Decimal("2.25")
 
-CHEAPER_CARRIERS = {"B6": "0.92", "F9": "0.78", "FL": "0.85", "WN": "0.88", "VX": "0.95"}
+CHEAPER_CARRIERS = {
+    "B6": Decimal("0.92"),
+    "F9": Decimal("0.78"),
+    "FL": Decimal("0.85"),
+    "WN": Decimal("0.88"),
+    "VX": Decimal("0.95"),
+}
 FULLEST = Decimal("0.90")  # what a full cabin adds to the factor 1
 STEPS_OF_LOAD = 20  # the load factor moves a price in steps, not with every seat
 
@@ -79,7 +85,7 @@ def price(base: Decimal, carrier: str, cabin: Cabin, days_left: int, load: Decim
     fare = cents(
         base
         * BY_CABIN[cabin]
-        * Decimal(CHEAPER_CARRIERS.get(carrier, "1"))
+        * CHEAPER_CARRIERS.get(carrier, 1)
         * by_days_left(days_left)
         * by_load(load)
     )
@@ -112,3 +118,8 @@ def next_change(departure: datetime, now: datetime) -> datetime | None:
 def cents(amount: Decimal) -> Decimal:
     """An amount rounded to whole cents, halves away from zero."""
     return amount.quantize(CENT, ROUND_HALF_UP)
+
+
+def in_cents(amount: Decimal) -> int:
+    """The number of cents of an amount in whole cents."""
+    return int(amount * 100)

@@ -68,8 +68,9 @@ class PricedFlight:
     def updated(self, state: FlightState, base: Decimal, now: datetime) -> Self:
         """The flight with schedule's newer word and the prices as they are to be now."""
         before = {one.cabin: one for one in self.prices}
+        left = fares.days_left(state.departure_time, now)
         prices = tuple(
-            _next(before.get(c.cabin), _price(state, c, base, now)) for c in state.cabins
+            _next(before.get(c.cabin), _price(state, c, base, left)) for c in state.cabins
         )
         changed = prices != self.prices
         return replace(
@@ -93,11 +94,9 @@ class PricedFlight:
         return next(one.price for one in self.prices if one.cabin is cabin)
 
 
-def _price(state: FlightState, seats: CabinState, base: Decimal, now: datetime) -> CabinPrice:
-    left = fares.days_left(state.departure_time, now)
-    return CabinPrice(
-        seats.cabin, fares.price(base, state.carrier, seats.cabin, left, seats.load), 1
-    )
+def _price(state: FlightState, seats: CabinState, base: Decimal, days_left: int) -> CabinPrice:
+    price = fares.price(base, state.carrier, seats.cabin, days_left, seats.load)
+    return CabinPrice(seats.cabin, price, 1)
 
 
 def _next(before: CabinPrice | None, now: CabinPrice) -> CabinPrice:

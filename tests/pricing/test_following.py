@@ -9,12 +9,13 @@ from sqlalchemy import Connection
 
 from consulmesh.testing import serving
 from eventstream import Database
+from flights.pricing.v1.pricing_pb2 import PriceEvent
 from flights.schedule.v1.schedule_pb2_grpc import ScheduleServiceStub
 from pricing import tables
 from pricing.domain.fares import Cabin
 from pricing.domain.flights import PricedFlight
 from pricing.service import Pricing
-from pricing.store import SqlStore
+from pricing.store import SqlStore, snapshot
 from pricing.timed_work import TimedWork
 from pricing.upstreams import Timetable, schedule_follower, schedule_inbox, whole
 from tests.pricing.conftest import World
@@ -76,6 +77,16 @@ async def test_an_older_word_of_schedule_never_overwrites_a_newer_one(
     assert flights[0].state.version == max(versions)
     assert flights[0].state.cabins[0].available == 10 * max(versions)
     assert kept == sorted(kept)
+
+
+async def test_a_snapshot_tells_of_a_price_what_its_event_told(world: World) -> None:
+    """Whoever reads the rows, and whoever reads the changes, has the same messages."""
+    await world.fly(flight("flt_a", days=3), flight("flt_b", days=28, available=7))
+    stored = await world.database.read(lambda c: tables.outbox.after(c, 0, 10))
+    rows = await world.database.read(lambda c: snapshot(c, None, 10))
+
+    assert [event for _, event in rows] == [PriceEvent.FromString(e.payload) for e in stored]
+    assert [key for key, _ in rows] == ["flt_a", "flt_b"]
 
 
 async def test_what_a_snapshot_does_not_contain_is_gone(world: World) -> None:
