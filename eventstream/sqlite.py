@@ -49,7 +49,12 @@ def reading_engine(url: URL, patience: timedelta) -> Engine:
 
 
 def _engine(url: URL, patience: timedelta, begin: str, *pragmas: str) -> Engine:
-    engine = create_engine(url, poolclass=NullPool, connect_args={"timeout": patience / _SECOND})
+    engine = create_engine(
+        url,
+        poolclass=NullPool,
+        connect_args={"timeout": patience / _SECOND},
+        hide_parameters=True,  # an error goes to the log, the values of a statement may not
+    )
 
     @event.listens_for(engine, "connect")
     def configure(connection: sqlite3.Connection, _record: object) -> None:

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from eventstream import Database, DatabaseBusyError, DatabaseClosedError, StorageUnavailableError
@@ -237,3 +237,16 @@ async def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None
     with pytest.raises(StorageUnavailableError):
         async with Database.open(f"sqlite:///{tmp_path}/x.db"):
             pass
+
+
+async def test_an_error_of_a_statement_does_not_show_its_values(db: Database) -> None:
+    """What a row says may be about a person, and errors go to the log."""
+
+    def twice(connection: Connection) -> None:
+        rows = [{"name": "Ann Lee", "version": 1}] * 2
+        connection.execute(insert(THINGS).values(rows))
+
+    with pytest.raises(IntegrityError) as caught:
+        await db.write(twice)
+
+    assert "Ann Lee" not in str(caught.value)
