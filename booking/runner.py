@@ -30,7 +30,7 @@ from booking.domain import (
 )
 from booking.participants import Participants
 from consulmesh.context import CallContext, Criticality, use
-from eventstream import DatabaseBusyError, StorageUnavailableError
+from eventstream import StorageUnavailableError
 
 _T = TypeVar("_T")
 
@@ -215,7 +215,7 @@ class SagaRunner:
             if due is None or due > now:
                 return due
             return now if await self._claim(now, room) else now + _LINGER
-        except (StorageUnavailableError, DatabaseBusyError) as error:
+        except StorageUnavailableError as error:
             _log.warning("sagas_not_read", error=str(error))
             return now + _LONGEST_WAIT
 

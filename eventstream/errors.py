@@ -21,7 +21,7 @@ class DatabaseClosedError(Exception):
     reason = "DRAINING"
 
 
-class DatabaseBusyError(Exception):
+class DatabaseBusyError(StorageUnavailableError):
     """Too many units wait for the writer: this one was refused before it was queued."""
 
     reason = "DATABASE_BUSY"

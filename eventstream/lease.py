@@ -89,16 +89,16 @@ class Lease:
     async def lead(self, job: Callable[[], Awaitable[None]]) -> Never:
         """Run `job` whenever this process holds the lease, and cancel it when it does not any more.
 
-        An exception of the job is raised; a job that returns gives the lease back, and it starts
-        anew with whoever gets it next.
+        A job that returns gives the lease back, and it starts anew with whoever gets it next; so
+        does one that a database interrupts that can't be used for a while. Any other exception of
+        the job is raised.
         """
         while True:
-            self._term = await self._acquire()
-            _log.info("lease_taken", lease=self._name, epoch=self._term.epoch)
             try:
-                await self._run(job)
-            finally:
-                await self._give_back()
+                await self._lead_once(job)
+            except* StorageUnavailableError as interrupted:  # also out of a job's task group
+                error = str(interrupted.exceptions[0])
+                _log.warning("leading_interrupted", lease=self._name, error=error)
             await asyncio.sleep(self._ttl / 3)
 
     def check(self, connection: Connection) -> None:
@@ -106,6 +106,14 @@ class Lease:
         row = self._read(connection)
         if self._term is None or (row.holder, row.epoch) != (self._holder, self._term.epoch):
             raise LeaseLostError(f"{self._name!r} is held by {row.holder!r}")
+
+    async def _lead_once(self, job: Callable[[], Awaitable[None]]) -> None:
+        self._term = await self._acquire()
+        _log.info("lease_taken", lease=self._name, epoch=self._term.epoch)
+        try:
+            await self._run(job)
+        finally:
+            await self._give_back()
 
     async def _acquire(self) -> _Term:
         seen: _Term | None = None

@@ -12,7 +12,6 @@ from flights.schedule.v1.schedule_pb2_grpc import add_ScheduleServiceServicer_to
 from schedule import __version__
 from schedule.clock import SystemClock
 from schedule.expiry import Sweeper
-from schedule.leading import lead
 from schedule.service import Seats, Timetable
 from schedule.servicer import STATUS_CODES, ScheduleServicer
 from schedule.store import SqlDueHolds, SqlStore, snapshot
@@ -42,8 +41,8 @@ async def main() -> None:
         window = Window(SqlWindowStore(db, rolling.check), replayed(airports), clock)
         sweeping = Lease(db, leases, "hold-expiry", mesh.instance_id, TAKEOVER)
         sweeper = Sweeper(SqlDueHolds(db), seats.expire, clock)
-        mesh.start(lead(rolling, window.keep), name="timetable-window")
-        mesh.start(lead(sweeping, sweeper.sweep_forever), name="hold-expiry")
+        mesh.start(rolling.lead(window.keep), name="timetable-window")
+        mesh.start(sweeping.lead(sweeper.sweep_forever), name="hold-expiry")
         mesh.start(trim_forever(db, outbox, Retention()), name="outbox-trim")
 
         feed = Feed(db, outbox, event=FlightEvent, snapshot=snapshot)

@@ -6,7 +6,14 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import MetaData, update
 
-from eventstream import Database, Lease, LeaseLostError, LeaseTable
+from eventstream import (
+    Database,
+    DatabaseBusyError,
+    Lease,
+    LeaseLostError,
+    LeaseTable,
+    StorageUnavailableError,
+)
 
 METADATA = MetaData()
 TABLE = LeaseTable(METADATA)
@@ -165,3 +172,43 @@ async def test_a_slow_leader_goes_on_while_nobody_takes_over(url: str) -> None:
 async def _hold(db: Database, release: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     await db.write(lambda _: asyncio.run_coroutine_threadsafe(release.wait(), loop).result(10))
+
+
+class Failing:
+    """A job that fails in a given way the first time, and then goes on."""
+
+    def __init__(self, failure: Exception) -> None:
+        self._failure: Exception | None = failure
+        self.works = asyncio.Event()
+
+    async def __call__(self) -> None:
+        """Run."""
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+        self.works.set()
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        StorageUnavailableError("locked"),
+        DatabaseBusyError("too many wait"),
+        ExceptionGroup("tasks", [StorageUnavailableError("locked")]),
+    ],
+)
+async def test_a_job_outlives_a_database_that_fails_for_a_while(
+    db: Database, failure: Exception
+) -> None:
+    """A job that the storage interrupted is started again, also when it is a group of tasks."""
+    job = Failing(failure)
+    lease = Lease(db, TABLE, "sweep", "p-1", timedelta(milliseconds=60))
+    task = asyncio.create_task(lease.lead(job))
+    try:
+        await asyncio.wait_for(job.works.wait(), 10)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    assert job.works.is_set()
