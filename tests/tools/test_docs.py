@@ -13,9 +13,11 @@ from tools.binaries import ROOT
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"^```.*?^```|`[^`\n]+`", re.MULTILINE | re.DOTALL)
+TEST = re.compile(r"test_\w+")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 TARGET = re.compile(r"\bmake (?:-s )?([a-z][a-z-]*)")
 VARIABLE = re.compile(r"^\| `([A-Z][A-Z0-9_]+)`", re.MULTILINE)
+EVENTS = re.compile(r"^\| (`[^|]+) \|", re.MULTILINE)
 METRIC = re.compile(
     r'"((?:mesh|rpc_server|rpc_client|eventstream|flight_search|http_server)_[a-z_]+)"'
 )
@@ -60,7 +62,7 @@ def is_broken(document: Path, text: str, target: str) -> bool:
     if anchor and anchor not in anchors(file):
         return True
     test = text.strip("`")
-    return test.startswith("test_") and f"def {test}(" not in file.read_text(encoding="utf-8")
+    return bool(TEST.fullmatch(test)) and f"def {test}(" not in file.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=IDS)
@@ -138,6 +140,17 @@ def test_every_metric_is_documented() -> None:
 
     assert len(measured) > 10
     assert {name for name in measured if f"`{name}" not in text} == set()
+
+
+def test_every_log_event_exists() -> None:
+    """The table of log events has nothing that is gone."""
+    section = OPERATIONS.read_text(encoding="utf-8").partition("## Log events")[2]
+    table = section.partition("\n## ")[0]
+    named = {event for row in EVENTS.findall(table) for event in re.findall(r"`([^`]+)`", row)}
+    logged = "\n".join(file.read_text(encoding="utf-8") for file in code())
+
+    assert len(named) > 10
+    assert {event for event in named if f'"{event}"' not in logged} == set()
 
 
 def test_the_catalogue_of_problems_is_fresh() -> None:
