@@ -49,7 +49,10 @@ class Settings:
         """Address of Consul's HTTP API."""
         if self.consul is None:
             return f"http://127.0.0.1:{self.ports.consul}"
-        return self.consul if "://" in self.consul else f"http://{self.consul}"
+        if "://" in self.consul:
+            return self.consul
+        secure = os.environ.get("CONSUL_HTTP_SSL", "").lower() in {"1", "true"}
+        return f"http{'s' * secure}://{self.consul}"
 
     @property
     def gateway_url(self) -> str:
@@ -181,7 +184,8 @@ def section(settings: Settings, program: Program) -> str:
 command={program.command}
 {environment}priority={program.priority}
 autorestart=true
-startretries=10
+startsecs=3
+startretries=5
 stopwaitsecs=20
 redirect_stderr=true
 stdout_logfile={settings.logs / program.name}.log

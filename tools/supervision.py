@@ -114,9 +114,9 @@ class Supervisor:
             self.rpc.stopProcess(name)
 
     def start(self, name: str) -> None:
-        """Start one process."""
+        """Start one process, without waiting until supervisor believes in it."""
         with tolerated(Faults.ALREADY_STARTED):
-            self.rpc.startProcess(name)
+            self.rpc.startProcess(name, False)  # noqa: FBT003 - XML-RPC has no names
 
     def _stop_together(self, processes: list[str]) -> None:
         """Stop processes at the same time and wait until all have drained."""

@@ -161,6 +161,7 @@ def _warn_of_caller(upstream: Upstream, warn: Warn) -> None:
     """Warn of the caller's UpstreamConfig, as far as it concerns this upstream."""
     config = upstream.defaults.get("UpstreamConfig") or {}
     named = [entry for entry in config.get("Overrides") or () if entry["Name"] == upstream.name]
-    for key in sorted({key for entry in (config.get("Defaults") or {}, *named) for key in entry}):
-        if key not in _SELECTORS:
-            warn(f"UpstreamConfig of the caller: {key} is not applied")
+    entries = (config.get("Defaults") or {}, *named)
+    said = {key for entry in entries for key, value in entry.items() if value}
+    for key in sorted(said - _SELECTORS):
+        warn(f"UpstreamConfig of the caller: {key} is not applied")

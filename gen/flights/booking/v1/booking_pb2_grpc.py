@@ -28,8 +28,8 @@ if _version_not_supported:
 class BookingServiceStub:
     """Bookings of the user whose bearer token the call carries in `authorization` metadata. Errors
     carry `google.rpc.ErrorInfo` with the reasons named at each RPC. Every RPC may answer
-    UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (shed,
-    with RetryInfo) and UNAVAILABLE (draining).
+    UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too much
+    work waits) and UNAVAILABLE (draining).
     """
 
     def __init__(self, channel):
@@ -73,8 +73,8 @@ class BookingServiceStub:
 class BookingServiceServicer:
     """Bookings of the user whose bearer token the call carries in `authorization` metadata. Errors
     carry `google.rpc.ErrorInfo` with the reasons named at each RPC. Every RPC may answer
-    UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (shed,
-    with RetryInfo) and UNAVAILABLE (draining).
+    UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too much
+    work waits) and UNAVAILABLE (draining).
     """
 
     def CreateBooking(self, request, context):
@@ -172,8 +172,8 @@ def add_BookingServiceServicer_to_server(servicer, server):
 class BookingService:
     """Bookings of the user whose bearer token the call carries in `authorization` metadata. Errors
     carry `google.rpc.ErrorInfo` with the reasons named at each RPC. Every RPC may answer
-    UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (shed,
-    with RetryInfo) and UNAVAILABLE (draining).
+    UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too much
+    work waits) and UNAVAILABLE (draining).
     """
 
     @staticmethod

@@ -15,8 +15,8 @@ GRPC_VERSION: str
 class BookingServiceStub:
     """Bookings of the user whose bearer token the call carries in `authorization` metadata. Errors
     carry `google.rpc.ErrorInfo` with the reasons named at each RPC. Every RPC may answer
-    UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (shed,
-    with RetryInfo) and UNAVAILABLE (draining).
+    UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too much
+    work waits) and UNAVAILABLE (draining).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -49,8 +49,8 @@ class BookingServiceStub:
 class BookingServiceServicer(metaclass=_abc_1.ABCMeta):
     """Bookings of the user whose bearer token the call carries in `authorization` metadata. Errors
     carry `google.rpc.ErrorInfo` with the reasons named at each RPC. Every RPC may answer
-    UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (shed,
-    with RetryInfo) and UNAVAILABLE (draining).
+    UNAUTHENTICATED (TOKEN_MISSING, TOKEN_INVALID), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too much
+    work waits) and UNAVAILABLE (draining).
     """
 
     @_abc_1.abstractmethod

@@ -28,7 +28,7 @@ if _version_not_supported:
 class PricingServiceStub:
     """Prices of flights, and quotes that hold them. Errors carry `google.rpc.ErrorInfo` with the
     reasons named at each RPC; every RPC may also answer DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED
-    (shed, with RetryInfo) and UNAVAILABLE (draining).
+    (too much work waits) and UNAVAILABLE (draining).
     """
 
     def __init__(self, channel):
@@ -77,7 +77,7 @@ class PricingServiceStub:
 class PricingServiceServicer:
     """Prices of flights, and quotes that hold them. Errors carry `google.rpc.ErrorInfo` with the
     reasons named at each RPC; every RPC may also answer DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED
-    (shed, with RetryInfo) and UNAVAILABLE (draining).
+    (too much work waits) and UNAVAILABLE (draining).
     """
 
     def GetPrices(self, request, context):
@@ -125,8 +125,7 @@ class PricingServiceServicer:
 
     def WatchPrices(self, request, context):
         """All prices, then every change: a durable stream (see streams.v1.Phase). Ends with UNAVAILABLE
-        when the server drains and RESOURCE_EXHAUSTED when the reader is too slow; both are resumed
-        with the last cursor.
+        when the server drains; resume it with the last cursor.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -189,7 +188,7 @@ def add_PricingServiceServicer_to_server(servicer, server):
 class PricingService:
     """Prices of flights, and quotes that hold them. Errors carry `google.rpc.ErrorInfo` with the
     reasons named at each RPC; every RPC may also answer DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED
-    (shed, with RetryInfo) and UNAVAILABLE (draining).
+    (too much work waits) and UNAVAILABLE (draining).
     """
 
     @staticmethod

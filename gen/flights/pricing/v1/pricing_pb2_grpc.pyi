@@ -15,7 +15,7 @@ GRPC_VERSION: str
 class PricingServiceStub:
     """Prices of flights, and quotes that hold them. Errors carry `google.rpc.ErrorInfo` with the
     reasons named at each RPC; every RPC may also answer DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED
-    (shed, with RetryInfo) and UNAVAILABLE (draining).
+    (too much work waits) and UNAVAILABLE (draining).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -43,8 +43,7 @@ class PricingServiceStub:
     """
     WatchPrices: _aio.UnaryStreamMultiCallable[_pricing_pb2.WatchPricesRequest, _pricing_pb2.WatchPricesResponse]
     """All prices, then every change: a durable stream (see streams.v1.Phase). Ends with UNAVAILABLE
-    when the server drains and RESOURCE_EXHAUSTED when the reader is too slow; both are resumed
-    with the last cursor.
+    when the server drains; resume it with the last cursor.
     """
     UpdateFare: _aio.UnaryUnaryMultiCallable[_pricing_pb2.UpdateFareRequest, _pricing_pb2.UpdateFareResponse]
     """Sets the base fare of a route; its flights are re-priced, nearest departures first. NOT_FOUND
@@ -54,7 +53,7 @@ class PricingServiceStub:
 class PricingServiceServicer(metaclass=_abc_1.ABCMeta):
     """Prices of flights, and quotes that hold them. Errors carry `google.rpc.ErrorInfo` with the
     reasons named at each RPC; every RPC may also answer DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED
-    (shed, with RetryInfo) and UNAVAILABLE (draining).
+    (too much work waits) and UNAVAILABLE (draining).
     """
 
     @_abc_1.abstractmethod
@@ -116,8 +115,7 @@ class PricingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_pricing_pb2.WatchPricesRequest, _abc.AsyncIterator[_pricing_pb2.WatchPricesResponse]],
     ) -> _abc.AsyncIterator[_pricing_pb2.WatchPricesResponse]:
         """All prices, then every change: a durable stream (see streams.v1.Phase). Ends with UNAVAILABLE
-        when the server drains and RESOURCE_EXHAUSTED when the reader is too slow; both are resumed
-        with the last cursor.
+        when the server drains; resume it with the last cursor.
         """
 
     @_abc_1.abstractmethod

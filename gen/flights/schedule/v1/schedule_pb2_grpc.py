@@ -27,8 +27,8 @@ if _version_not_supported:
 
 class ScheduleServiceStub:
     """Dated flights and seat inventory. Errors carry `google.rpc.ErrorInfo` with the reasons named at
-    each RPC; every RPC may also answer DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (shed, with
-    RetryInfo) and UNAVAILABLE (draining).
+    each RPC; every RPC may also answer DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too much work
+    waits) and UNAVAILABLE (draining).
     """
 
     def __init__(self, channel):
@@ -86,8 +86,8 @@ class ScheduleServiceStub:
 
 class ScheduleServiceServicer:
     """Dated flights and seat inventory. Errors carry `google.rpc.ErrorInfo` with the reasons named at
-    each RPC; every RPC may also answer DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (shed, with
-    RetryInfo) and UNAVAILABLE (draining).
+    each RPC; every RPC may also answer DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too much work
+    waits) and UNAVAILABLE (draining).
     """
 
     def GetFlight(self, request, context):
@@ -114,8 +114,7 @@ class ScheduleServiceServicer:
 
     def WatchFlights(self, request, context):
         """All flights, then every change: a durable stream (see streams.v1.Phase). Ends with
-        UNAVAILABLE when the server drains and RESOURCE_EXHAUSTED when the reader is too slow; both
-        are resumed with the last cursor.
+        UNAVAILABLE when the server drains; resume it with the last cursor.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -222,8 +221,8 @@ def add_ScheduleServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class ScheduleService:
     """Dated flights and seat inventory. Errors carry `google.rpc.ErrorInfo` with the reasons named at
-    each RPC; every RPC may also answer DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (shed, with
-    RetryInfo) and UNAVAILABLE (draining).
+    each RPC; every RPC may also answer DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too much work
+    waits) and UNAVAILABLE (draining).
     """
 
     @staticmethod

@@ -14,8 +14,8 @@ GRPC_VERSION: str
 
 class ScheduleServiceStub:
     """Dated flights and seat inventory. Errors carry `google.rpc.ErrorInfo` with the reasons named at
-    each RPC; every RPC may also answer DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (shed, with
-    RetryInfo) and UNAVAILABLE (draining).
+    each RPC; every RPC may also answer DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too much work
+    waits) and UNAVAILABLE (draining).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -29,8 +29,7 @@ class ScheduleServiceStub:
     """
     WatchFlights: _aio.UnaryStreamMultiCallable[_schedule_pb2.WatchFlightsRequest, _schedule_pb2.WatchFlightsResponse]
     """All flights, then every change: a durable stream (see streams.v1.Phase). Ends with
-    UNAVAILABLE when the server drains and RESOURCE_EXHAUSTED when the reader is too slow; both
-    are resumed with the last cursor.
+    UNAVAILABLE when the server drains; resume it with the last cursor.
     """
     UpdateFlight: _aio.UnaryUnaryMultiCallable[_schedule_pb2.UpdateFlightRequest, _schedule_pb2.UpdateFlightResponse]
     """Moves a flight in time. NOT_FOUND (FLIGHT_NOT_FOUND), FAILED_PRECONDITION (FLIGHT_CANCELLED,
@@ -58,8 +57,8 @@ class ScheduleServiceStub:
 
 class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
     """Dated flights and seat inventory. Errors carry `google.rpc.ErrorInfo` with the reasons named at
-    each RPC; every RPC may also answer DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (shed, with
-    RetryInfo) and UNAVAILABLE (draining).
+    each RPC; every RPC may also answer DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too much work
+    waits) and UNAVAILABLE (draining).
     """
 
     @_abc_1.abstractmethod
@@ -95,8 +94,7 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_schedule_pb2.WatchFlightsRequest, _abc.AsyncIterator[_schedule_pb2.WatchFlightsResponse]],
     ) -> _abc.AsyncIterator[_schedule_pb2.WatchFlightsResponse]:
         """All flights, then every change: a durable stream (see streams.v1.Phase). Ends with
-        UNAVAILABLE when the server drains and RESOURCE_EXHAUSTED when the reader is too slow; both
-        are resumed with the last cursor.
+        UNAVAILABLE when the server drains; resume it with the last cursor.
         """
 
     @_abc_1.abstractmethod

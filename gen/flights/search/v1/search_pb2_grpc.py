@@ -28,7 +28,7 @@ if _version_not_supported:
 class SearchServiceStub:
     """Itineraries and airports out of a read model that follows schedule's and pricing's streams.
     Errors carry `google.rpc.ErrorInfo` with the reasons named at each RPC; every RPC may also
-    answer DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (shed, with RetryInfo) and UNAVAILABLE (draining).
+    answer DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too much work waits) and UNAVAILABLE (draining).
     """
 
     def __init__(self, channel):
@@ -57,7 +57,7 @@ class SearchServiceStub:
 class SearchServiceServicer:
     """Itineraries and airports out of a read model that follows schedule's and pricing's streams.
     Errors carry `google.rpc.ErrorInfo` with the reasons named at each RPC; every RPC may also
-    answer DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (shed, with RetryInfo) and UNAVAILABLE (draining).
+    answer DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too much work waits) and UNAVAILABLE (draining).
     """
 
     def SearchItineraries(self, request, context):
@@ -111,7 +111,7 @@ def add_SearchServiceServicer_to_server(servicer, server):
 class SearchService:
     """Itineraries and airports out of a read model that follows schedule's and pricing's streams.
     Errors carry `google.rpc.ErrorInfo` with the reasons named at each RPC; every RPC may also
-    answer DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (shed, with RetryInfo) and UNAVAILABLE (draining).
+    answer DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too much work waits) and UNAVAILABLE (draining).
     """
 
     @staticmethod

@@ -15,7 +15,7 @@ GRPC_VERSION: str
 class SearchServiceStub:
     """Itineraries and airports out of a read model that follows schedule's and pricing's streams.
     Errors carry `google.rpc.ErrorInfo` with the reasons named at each RPC; every RPC may also
-    answer DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (shed, with RetryInfo) and UNAVAILABLE (draining).
+    answer DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too much work waits) and UNAVAILABLE (draining).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -31,7 +31,7 @@ class SearchServiceStub:
 class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
     """Itineraries and airports out of a read model that follows schedule's and pricing's streams.
     Errors carry `google.rpc.ErrorInfo` with the reasons named at each RPC; every RPC may also
-    answer DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (shed, with RetryInfo) and UNAVAILABLE (draining).
+    answer DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too much work waits) and UNAVAILABLE (draining).
     """
 
     @_abc_1.abstractmethod
