@@ -10,7 +10,7 @@ import eventstream
 from eventstream import Feed
 from flights.pricing.v1 import pricing_pb2 as pb
 from flights.pricing.v1.pricing_pb2_grpc import PricingServiceServicer
-from pricing import messages, validation
+from pricing import messages, requests
 from pricing.domain import errors
 from pricing.service import Pricing
 
@@ -38,7 +38,7 @@ class PricingServicer(PricingServiceServicer):
         context: Unary[pb.GetPricesRequest, Awaitable[pb.GetPricesResponse]],
     ) -> pb.GetPricesResponse:
         """Prices of flights, by flight in the order of the request, then by cabin."""
-        flights = await self._pricing.prices(validation.flight_ids(request))
+        flights = await self._pricing.prices(requests.flight_ids(request))
         return pb.GetPricesResponse(
             prices=[
                 messages.price_message(flight.state.flight_id, priced)
@@ -54,9 +54,7 @@ class PricingServicer(PricingServiceServicer):
         context: Unary[pb.CreateQuoteRequest, Awaitable[pb.CreateQuoteResponse]],
     ) -> pb.CreateQuoteResponse:
         """A price that holds."""
-        quote = await self._pricing.create_quote(
-            request.request_id, validation.segments(request), request.passengers
-        )
+        quote = await self._pricing.create_quote(*requests.quote_asked(request))
         return pb.CreateQuoteResponse(quote=messages.quote_message(quote))
 
     async def GetQuote(
@@ -65,7 +63,7 @@ class PricingServicer(PricingServiceServicer):
         context: Unary[pb.GetQuoteRequest, Awaitable[pb.GetQuoteResponse]],
     ) -> pb.GetQuoteResponse:
         """One quote."""
-        quote = await self._pricing.quote(validation.quote_id(request.quote_id))
+        quote = await self._pricing.quote(requests.quote_id(request))
         return pb.GetQuoteResponse(quote=messages.quote_message(quote))
 
     async def RedeemQuote(
@@ -74,10 +72,7 @@ class PricingServicer(PricingServiceServicer):
         context: Unary[pb.RedeemQuoteRequest, Awaitable[pb.RedeemQuoteResponse]],
     ) -> pb.RedeemQuoteResponse:
         """Bind a quote to one booking."""
-        accepted = validation.accept_time(request)
-        quote = await self._pricing.redeem(
-            request.quote_id, request.booking_id, request.saga_epoch, accepted
-        )
+        quote = await self._pricing.redeem(*requests.redemption(request))
         return pb.RedeemQuoteResponse(quote=messages.quote_message(quote))
 
     async def ReleaseQuote(
@@ -86,8 +81,7 @@ class PricingServicer(PricingServiceServicer):
         context: Unary[pb.ReleaseQuoteRequest, Awaitable[pb.ReleaseQuoteResponse]],
     ) -> pb.ReleaseQuoteResponse:
         """Undo a redemption."""
-        validation.release(request)
-        await self._pricing.release(request.quote_id, request.booking_id, request.saga_epoch)
+        await self._pricing.release(*requests.release(request))
         return pb.ReleaseQuoteResponse()
 
     async def WatchPrices(
@@ -112,8 +106,5 @@ class PricingServicer(PricingServiceServicer):
         context: Unary[pb.UpdateFareRequest, Awaitable[pb.UpdateFareResponse]],
     ) -> pb.UpdateFareResponse:
         """Set the base fare of a route."""
-        base, etag = validation.fare(request)
-        fare = await self._pricing.update_fare(
-            request.request_id, request.origin, request.destination, base, etag
-        )
+        fare = await self._pricing.update_fare(*requests.fare_change(request))
         return pb.UpdateFareResponse(fare=messages.fare_message(fare))

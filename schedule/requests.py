@@ -1,25 +1,25 @@
 """Reads requests of flights.schedule.v1: every field is looked at, every fault is named at once."""
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar, cast
 
-from consulmesh.errors import InvalidArgument, Violation
+from consulmesh.validation import (
+    FaultError,
+    Faults,
+    at_least,
+    between,
+    faults,
+    identifier,
+    matching,
+    request_id,
+)
 from consulmesh.wellknown import calendar_date, instant, span
 from flights.schedule.v1 import schedule_pb2
 from schedule.domain import DEFAULT_DURATION, LONGEST_DELAY, LONGEST_DURATION, Cabin, Segment
 from schedule.service import CancelFlight, DelayFlight, HoldSeats, RouteDay
 
-T = TypeVar("T")
-V = TypeVar("V")
-
-AIRPORT = re.compile(r"[A-Z]{3}")
-VISIBLE = re.compile(r"[\x21-\x7e]+")
-PRINTABLE_ASCII = re.compile(r"[\x20-\x7e]+")
-LONGEST_ID = 64
-LONGEST_REQUEST_ID = 255
+airport = matching(re.compile(r"[A-Z]{3}"), 3, "capital letters")
+"""An IATA airport code."""
 LONGEST_REASON = 500
 MOST_FLIGHTS = 100
 MOST_SEGMENTS = 12
@@ -28,47 +28,10 @@ DEFAULT_PAGE = 50
 LARGEST_PAGE = 500
 
 
-class FaultError(ValueError):
-    """What is wrong with a value; `reason` is UPPER_SNAKE."""
-
-    def __init__(self, reason: str, description: str) -> None:
-        super().__init__(description)
-        self.reason = reason
-
-
-class Faults:
-    """Collects what is wrong with a request."""
-
-    def __init__(self) -> None:
-        self._violations: list[Violation] = []
-
-    def read(self, field: str, parse: Callable[[V], T], value: V) -> T:
-        """The parsed value. What `parse` refuses with ValueError is noted, and never returned."""
-        try:
-            return parse(value)
-        except ValueError as error:
-            reason = error.reason if isinstance(error, FaultError) else "INVALID_FORMAT"
-            self._violations.append(Violation(field=field, reason=reason, description=str(error)))
-            return cast("T", None)  # `found` raises before anybody sees it
-
-    def found(self) -> None:
-        """Raise InvalidArgument if anything was noted."""
-        if self._violations:
-            raise InvalidArgument(self._violations)
-
-
-@contextmanager
-def faults() -> Iterator[Faults]:
-    """Collect over a block; raises InvalidArgument with everything that was noted at its end."""
-    noted = Faults()
-    yield noted
-    noted.found()
-
-
 def flight_ids(request: schedule_pb2.BatchGetFlightsRequest) -> list[str]:
     """The ids of 1 to 100 flights."""
     with faults() as noted:
-        noted.read("flight_ids", _between(1, MOST_FLIGHTS, "flights"), len(request.flight_ids))
+        noted.read("flight_ids", between(1, MOST_FLIGHTS, "flights"), len(request.flight_ids))
         if len(request.flight_ids) > MOST_FLIGHTS:
             noted.found()
         return [
@@ -91,7 +54,7 @@ def route_day(request: schedule_pb2.ListFlightsRequest) -> tuple[RouteDay, int]:
             departure_date=noted.read("departure_date", calendar_date, request.departure_date),
         )
         limit = noted.read(
-            "page_size", _between(1, LARGEST_PAGE, "flights"), request.page_size or DEFAULT_PAGE
+            "page_size", between(1, LARGEST_PAGE, "flights"), request.page_size or DEFAULT_PAGE
         )
     return of, limit
 
@@ -128,7 +91,7 @@ def hold_seats(request: schedule_pb2.HoldSeatsRequest) -> HoldSeats:
     with faults() as noted:
         return HoldSeats(
             booking_id=noted.read("booking_id", identifier, request.booking_id),
-            saga_epoch=noted.read("saga_epoch", epoch, request.saga_epoch),
+            saga_epoch=noted.read("saga_epoch", at_least(1), request.saga_epoch),
             segments=noted.read("segments", lambda r: _segments(noted, r), request),
             duration=noted.read("hold_duration", hold_duration, request),
         )
@@ -140,18 +103,18 @@ def saga(
     """Booking and saga epoch."""
     with faults() as noted:
         booking_id = noted.read("booking_id", identifier, request.booking_id)
-        saga_epoch = noted.read("saga_epoch", epoch, request.saga_epoch)
+        saga_epoch = noted.read("saga_epoch", at_least(1), request.saga_epoch)
     return booking_id, saga_epoch
 
 
 def _segments(noted: Faults, request: schedule_pb2.HoldSeatsRequest) -> tuple[Segment, ...]:
-    _between(1, MOST_SEGMENTS, "segments")(len(request.segments))
+    between(1, MOST_SEGMENTS, "segments")(len(request.segments))
     segments = tuple(
         Segment(
             flight_id=noted.read(f"segments[{n}].flight_id", identifier, segment.flight_id),
             cabin=noted.read(f"segments[{n}].cabin", cabin, segment.cabin),
             seats=noted.read(
-                f"segments[{n}].seats", _between(1, MOST_SEATS, "seats"), segment.seats
+                f"segments[{n}].seats", between(1, MOST_SEATS, "seats"), segment.seats
             ),
         )
         for n, segment in enumerate(request.segments)
@@ -159,25 +122,6 @@ def _segments(noted: Faults, request: schedule_pb2.HoldSeatsRequest) -> tuple[Se
     if len({segment.flight_id for segment in request.segments}) < len(segments):
         raise FaultError("DUPLICATE", "a flight is there twice")
     return segments
-
-
-def identifier(text: str) -> str:
-    """An opaque id: 1 to 64 visible ASCII characters."""
-    return _text(text, VISIBLE, LONGEST_ID, "visible ASCII characters")
-
-
-def request_id(text: str) -> str:
-    """A request id: 1 to 255 ASCII characters."""
-    return _text(text, PRINTABLE_ASCII, LONGEST_REQUEST_ID, "ASCII characters")
-
-
-def airport(text: str) -> str:
-    """An IATA airport code."""
-    if not text:
-        raise FaultError("REQUIRED", "is missing")
-    if not AIRPORT.fullmatch(text):
-        raise FaultError("INVALID_FORMAT", "is not three capital letters")
-    return text
 
 
 def etag(text: str) -> str:
@@ -212,13 +156,6 @@ def hold_duration(request: schedule_pb2.HoldSeatsRequest) -> timedelta:
     return found
 
 
-def epoch(number: int) -> int:
-    """A saga's epoch."""
-    if number < 0:
-        raise FaultError("OUT_OF_RANGE", "is negative")
-    return number
-
-
 def cabin(number: int) -> Cabin:
     """A cabin that is one."""
     if number == 0:
@@ -227,22 +164,3 @@ def cabin(number: int) -> Cabin:
         return Cabin(number)
     except ValueError:
         raise FaultError("UNKNOWN", f"there is no cabin {number}") from None
-
-
-def _between(least: int, most: int, of: str) -> Callable[[int], int]:
-    def check(number: int) -> int:
-        if not least <= number <= most:
-            raise FaultError("OUT_OF_RANGE", f"{number} is not {least} to {most} {of}")
-        return number
-
-    return check
-
-
-def _text(text: str, pattern: re.Pattern[str], longest: int, described: str) -> str:
-    if not text:
-        raise FaultError("REQUIRED", "is missing")
-    if len(text) > longest:
-        raise FaultError("TOO_LONG", f"has more than {longest} characters")
-    if not pattern.fullmatch(text):
-        raise FaultError("INVALID_FORMAT", f"is not all {described}")
-    return text

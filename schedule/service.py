@@ -19,10 +19,8 @@ from schedule.domain import (
     Hold,
     HoldNotFound,
     HoldState,
-    Invalid,
     Segment,
     UtcOffset,
-    Violation,
     tombstone,
 )
 
@@ -107,7 +105,7 @@ class Records(FlightRecords, HoldRecords, Protocol):
     """Everything that a unit of work can touch."""
 
     def first_time(self, request_id: str, fingerprint: str, at: datetime) -> bool:
-        """Note a request; False when it was noted before. ValueError: as a different one."""
+        """Note a request; False when it was noted before. Raises RequestIdReused."""
 
 
 class Store(Protocol):
@@ -140,7 +138,8 @@ class Timetable:
     async def delay(self, command: DelayFlight) -> Flight:
         """Move a flight in time and return it as it is now. A repetition changes nothing.
 
-        Raises FlightNotFound, EtagMismatch, FlightCancelled, FlightDeparted, Invalid.
+        Raises FlightNotFound, EtagMismatch, FlightCancelled, FlightDeparted, RequestIdReused,
+        Invalid.
         """
 
         def change(flight: Flight, now: datetime) -> Flight:
@@ -154,7 +153,7 @@ class Timetable:
     async def cancel(self, command: CancelFlight) -> Flight:
         """Cancel a flight and return it as it is now. A repetition changes nothing.
 
-        Raises FlightNotFound, EtagMismatch, FlightDeparted, Invalid.
+        Raises FlightNotFound, EtagMismatch, FlightDeparted, RequestIdReused.
         """
 
         def change(flight: Flight, now: datetime) -> Flight:
@@ -171,10 +170,7 @@ class Timetable:
         """Apply a change unless this request was applied before."""
         now = self._now()
         fingerprint = hashlib.blake2b(repr(command).encode(), digest_size=16).hexdigest()
-        try:
-            new = records.first_time(command.request_id, fingerprint, now)
-        except ValueError:
-            raise Invalid(REUSED) from None
+        new = records.first_time(command.request_id, fingerprint, now)
         flight = _known(records.flights([command.flight_id]), command.flight_id)
         if not new:
             return flight
@@ -292,11 +288,6 @@ class Seats:
         elif after != before:
             records.move_hold(after, now)
         return after
-
-
-REUSED = Violation(
-    field="request_id", reason="REUSED", description="was used for a different request"
-)
 
 
 def _known(flights: Mapping[str, Flight], flight_id: str) -> Flight:

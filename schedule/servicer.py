@@ -11,7 +11,7 @@ import eventstream
 from eventstream.feed import Feed
 from flights.schedule.v1 import schedule_pb2, schedule_pb2_grpc
 from schedule import messages, paging, requests
-from schedule.domain import EtagMismatch, Invalid, NotFound, NotPossible
+from schedule.domain import EtagMismatch, Invalid, NotFound, NotPossible, RequestIdReused
 from schedule.service import PageEnd, Seats, Timetable
 from schedule.store import ConcurrentChangeError
 
@@ -20,6 +20,7 @@ STATUS_CODES: Mapping[type[Exception], grpc.StatusCode] = {
     NotFound: grpc.StatusCode.NOT_FOUND,
     NotPossible: grpc.StatusCode.FAILED_PRECONDITION,
     Invalid: grpc.StatusCode.INVALID_ARGUMENT,
+    RequestIdReused: grpc.StatusCode.INVALID_ARGUMENT,
     EtagMismatch: grpc.StatusCode.ABORTED,
     ConcurrentChangeError: grpc.StatusCode.ABORTED,
 }

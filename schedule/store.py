@@ -24,7 +24,16 @@ from sqlalchemy import (
 from eventstream import Database, insert_into
 from flights.schedule.v1 import schedule_pb2
 from schedule import messages
-from schedule.domain import Cabin, CabinSeats, Flight, FlightStatus, Hold, HoldState, Segment
+from schedule.domain import (
+    Cabin,
+    CabinSeats,
+    Flight,
+    FlightStatus,
+    Hold,
+    HoldState,
+    RequestIdReused,
+    Segment,
+)
 from schedule.service import PageEnd, Records, RouteDay
 from schedule.tables import flight, flight_cabin, hold, hold_segment, outbox, request
 
@@ -203,7 +212,7 @@ class SqlRecords:
         self._connection.execute(_MOVE_HOLD, {"key": moved.booking_id, **row})
 
     def first_time(self, request_id: str, fingerprint: str, at: datetime) -> bool:
-        """Note a request; False when it was noted before. ValueError: as a different one."""
+        """Note a request; False when it was noted before. Raises RequestIdReused."""
         row = {"request_id": request_id, "fingerprint": fingerprint, "create_time": at}
         added = self._connection.execute(
             insert_into(self._connection, request).values(row).on_conflict_do_nothing()
@@ -211,7 +220,7 @@ class SqlRecords:
         if added.rowcount:
             return True
         if self._connection.execute(_REQUEST, {"key": request_id}).scalar_one() != fingerprint:
-            raise ValueError(f"{request_id!r} was used for a different request")
+            raise RequestIdReused("this request_id was used for other content")
         return False
 
     def _with_cabins(self, rows: Sequence[RowMapping]) -> list[Flight]:

@@ -56,6 +56,10 @@ class EtagMismatch(Refusal):
     """The flight has changed since the caller looked at it."""
 
 
+class RequestIdReused(Refusal):
+    """The same request id came before, with other content."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Violation:
     """One field of a request that can't be taken."""

@@ -198,11 +198,17 @@ async def test_a_fare_change_is_conditional_and_repeatable(world: World) -> None
     again = await world.stub.UpdateFare(request)
     request.request_id = "r2"
     stale = await refusal(world.stub.UpdateFare(request))
-    request.destination = "XXX"
+    request.etag = "never-given"
+    strange = await refusal(world.stub.UpdateFare(request))
+    request.etag = "9" * 5000
+    endless = await refusal(world.stub.UpdateFare(request))
+    request.etag, request.destination = "", "XXX"
     unknown = await refusal(world.stub.UpdateFare(request))
 
     assert again == first
     assert (stale.code, stale.reason) == (grpc.StatusCode.ABORTED, "ETAG_MISMATCH")
+    assert strange.reason == "ETAG_MISMATCH"
+    assert [(v.field, v.reason) for v in endless.violations] == [("etag", "TOO_LONG")]
     assert (unknown.code, unknown.reason) == (grpc.StatusCode.NOT_FOUND, "ROUTE_NOT_FOUND")
 
 

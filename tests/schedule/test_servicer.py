@@ -180,8 +180,10 @@ async def test_a_request_id_is_for_one_request(system: System) -> None:
     await refusal(update(system, "r2", delay=duration(HOUR), etag="other"))
     after = await update(system, "r2", delay=duration(3 * HOUR))
 
-    assert reused.code is grpc.StatusCode.INVALID_ARGUMENT
-    assert [(v.field, v.reason) for v in reused.violations] == [("request_id", "REUSED")]
+    assert (reused.code, reused.reason) == (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "REQUEST_ID_REUSED",
+    )
     assert after.version == 3
 
 
@@ -301,6 +303,7 @@ Fields = list[tuple[str, str]]
             "HoldSeats",
             pb.HoldSeatsRequest(
                 booking_id="b",
+                saga_epoch=1,
                 segments=[
                     pb.SegmentSeats(flight_id="f", seats=10),
                     pb.SegmentSeats(cabin=cast("Any", 99), seats=1),
@@ -317,12 +320,13 @@ Fields = list[tuple[str, str]]
             "HoldSeats",
             pb.HoldSeatsRequest(
                 booking_id="b",
+                saga_epoch=1,
                 segments=[pb.SegmentSeats(flight_id="f", cabin=cabin_pb2.CABIN_FIRST, seats=1)] * 2,
             ),
             [("segments", "DUPLICATE")],
         ),
-        ("ConfirmHold", pb.ConfirmHoldRequest(), [("booking_id", "REQUIRED")]),
-        ("ReleaseHold", pb.ReleaseHoldRequest(), [("booking_id", "REQUIRED")]),
+        ("ConfirmHold", pb.ConfirmHoldRequest(saga_epoch=1), [("booking_id", "REQUIRED")]),
+        ("ReleaseHold", pb.ReleaseHoldRequest(booking_id="b"), [("saga_epoch", "OUT_OF_RANGE")]),
     ],
 )
 async def test_every_fault_of_a_request_is_named(
