@@ -14,6 +14,7 @@ from flight_search.domain import InvalidQueryError, ItineraryQuery, SortOrder, V
 
 DIGEST_SIZE = 12
 LONGEST_TOKEN = 500
+INT64 = 1 << 63
 NOT_OURS = Violation(
     field="page_token",
     reason="INVALID_PAGE_TOKEN",
@@ -56,7 +57,19 @@ def page_start(token: str, query: ItineraryQuery, order: SortOrder) -> Place:
     digest, keyset = raw[:DIGEST_SIZE], raw[DIGEST_SIZE:]
     if digest != _digest(keyset, query, order):
         raise InvalidQueryError([NOT_OURS])
-    return Place(*json.loads(keyset))
+    return _place(keyset)
+
+
+def _place(keyset: bytes) -> Place:
+    """The place that a keyset names; anybody can make a digest, so it may be none."""
+    try:
+        value, departure, first, second = json.loads(keyset)
+    except (ValueError, TypeError, RecursionError):
+        raise InvalidQueryError([NOT_OURS]) from None
+    numbers = all(type(each) is int and abs(each) < INT64 for each in (value, departure))
+    if not (numbers and all(isinstance(key, str) and key.isascii() for key in (first, second))):
+        raise InvalidQueryError([NOT_OURS])
+    return Place(value, departure, first, second)
 
 
 def _text(raw: bytes) -> str:

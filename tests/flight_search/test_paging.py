@@ -13,11 +13,12 @@ from tests.flight_search.timetables import query
 PLACE = Place(418_200_000_000, 1_796_000_000, "flt_a", "flt_b")
 
 
+NUMBERS = st.integers(0, (1 << 63) - 1)
 IDS = st.text(string.ascii_letters + string.digits + "_", max_size=40)
 
 
 @given(
-    st.builds(Place, st.integers(0, 1 << 63), st.integers(0, 1 << 63), IDS, IDS),
+    st.builds(Place, NUMBERS, NUMBERS, IDS, IDS),
     st.sampled_from(SortOrder),
 )
 def test_a_token_leads_back_to_its_place(place: Place, order: SortOrder) -> None:
@@ -65,6 +66,31 @@ def test_a_changed_token_is_refused(at: int, character: str, inserted: bool) -> 
         return
     with pytest.raises(InvalidQueryError) as caught:
         page_start(changed, query(), SortOrder.PRICE)
+
+    assert caught.value.reason == "INVALID_PAGE_TOKEN"
+
+
+@pytest.mark.parametrize(
+    "keyset",
+    [
+        b"",
+        b"no json",
+        b"7",
+        b"[1,2,3]",
+        b'["1",2,"a","b"]',
+        b"[1,2,3,4]",
+        b'[1.5,2,"a","b"]',
+        b'[9223372036854775808,2,"a","b"]',
+        b'[1,2,"\\ud800","b"]',
+        b"[" * 300,
+    ],
+)
+def test_a_forged_token_is_refused(keyset: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The digest is no secret: what stands behind it is looked at, too."""
+    monkeypatch.setattr("flight_search.paging.json.dumps", lambda *_, **__: keyset.decode())
+    token = page_token(PLACE, query(), SortOrder.PRICE)
+    with pytest.raises(InvalidQueryError) as caught:
+        page_start(token, query(), SortOrder.PRICE)
 
     assert caught.value.reason == "INVALID_PAGE_TOKEN"
 
