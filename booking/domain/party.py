@@ -10,7 +10,7 @@ from booking.domain.errors import InvalidRequest, Violation
 MAX_PASSENGERS = 9
 _MAX_NAME = 100
 _MAX_EMAIL = 254  # RFC 5321, 4.5.3.1.3
-_MAX_QUOTE_ID = 100
+_QUOTE_ID = re.compile(r"[\x21-\x7e]{1,64}")
 _REQUEST_ID = re.compile(r"[\x20-\x7e]{1,255}")
 _EMAIL = re.compile(r"[^@\s]{1,64}@[^@\s.]+(?:\.[^@\s.]+)+")
 
@@ -72,7 +72,9 @@ def _normal(text: str) -> str:
 
 def _violations(request: BookingRequest) -> Iterator[Violation]:
     yield from _request_id(request.request_id)
-    yield from _text("quote_id", request.quote_id, _MAX_QUOTE_ID)
+    yield from _matching(
+        "quote_id", request.quote_id, _QUOTE_ID, "1 to 64 visible ASCII characters"
+    )
     if not 1 <= len(request.passengers) <= MAX_PASSENGERS:
         yield Violation(
             field="passengers",
@@ -86,12 +88,16 @@ def _violations(request: BookingRequest) -> Iterator[Violation]:
 
 
 def _request_id(request_id: str) -> Iterator[Violation]:
-    if not _REQUEST_ID.fullmatch(request_id):
-        yield Violation(
-            field="request_id",
-            reason="INVALID_FORMAT" if request_id else "REQUIRED",
-            description="1 to 255 printable ASCII characters",
-        )
+    described = "1 to 255 printable ASCII characters"
+    yield from _matching("request_id", request_id, _REQUEST_ID, described)
+
+
+def _matching(
+    field: str, text: str, pattern: re.Pattern[str], described: str
+) -> Iterator[Violation]:
+    if not pattern.fullmatch(text):
+        reason = "INVALID_FORMAT" if text else "REQUIRED"
+        yield Violation(field=field, reason=reason, description=described)
 
 
 def _text(field: str, text: str, longest: int) -> Iterator[Violation]:
