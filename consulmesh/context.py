@@ -40,7 +40,8 @@ class TraceContext:
     @classmethod
     def root(cls) -> Self:
         """The start of a new trace."""
-        return cls(f"{_random_bits(128):032x}", _span_id())
+        digits = f"{_random_bits(192):048x}"
+        return cls(digits[:32], digits[32:])
 
     @classmethod
     def parse(cls, traceparent: str | None) -> Self:

@@ -21,6 +21,7 @@ from consulmesh.translation import UnknownMethod
 
 _Handler = Callable[[Any, Any], Any]
 _LONGEST_NAME: Final = 200
+_NOTHING: Final = b""  # beside a status that the handler has set, gRPC sends no message
 
 
 def wrap(pipeline: Pipeline, path: str, handler: grpc.RpcMethodHandler[Any, Any]) -> Any:
@@ -45,38 +46,42 @@ def unknown(pipeline: Pipeline, path: str) -> Any:
 
 def _unary_unary(pipeline: Pipeline, method: Method, handler: Any) -> Any:
     serve = _coroutine(handler.unary_unary)
-    decode, encode = _strict(handler.request_deserializer), _encoder(handler.response_serializer)
+    decode, encode = _strict(handler.request_deserializer), handler.response_serializer or _as_it_is
 
     async def unary_unary(raw: bytes, peer: Peer) -> bytes:
         call = Call(pipeline, method, peer, streaming=False)
         try:
             pipeline.enter(call)
-            response = encode(await serve(decode(raw), peer), peer)
+            response = await serve(decode(raw), peer)
+            code = peer.code()
+            encoded = encode(response) if code is None else _NOTHING
         except BaseException as error:
             await call.failed(error)
             raise
-        call.succeeded()
-        return response
+        call.succeeded(code)
+        return encoded
 
     return grpc.unary_unary_rpc_method_handler(cast("Any", unary_unary))
 
 
 def _stream_unary(pipeline: Pipeline, method: Method, handler: Any) -> Any:
     serve = _coroutine(handler.stream_unary)
-    decode, encode = _strict(handler.request_deserializer), _encoder(handler.response_serializer)
+    decode, encode = _strict(handler.request_deserializer), handler.response_serializer or _as_it_is
 
     async def stream_unary(requests: AsyncIterator[Any], peer: Peer) -> bytes:
         call = Call(pipeline, method, peer, streaming=True)
         try:
             pipeline.enter(call)
-            response = encode(await serve(requests, peer), peer)
+            response = await serve(requests, peer)
+            code = peer.code()
+            encoded = encode(response) if code is None else _NOTHING
         except BaseException as error:
             await call.failed(error)
             raise
         if call.drained:
             await call.outlive_drain()
-        call.succeeded()
-        return response
+        call.succeeded(code)
+        return encoded
 
     return grpc.stream_unary_rpc_method_handler(
         cast("Any", stream_unary), request_deserializer=decode
@@ -97,7 +102,7 @@ def _unary_stream(pipeline: Pipeline, method: Method, handler: Any) -> Any:
             raise
         if call.drained:
             await call.outlive_drain()
-        call.succeeded()
+        call.succeeded(peer.code())
 
     return grpc.unary_stream_rpc_method_handler(
         cast("Any", unary_stream), response_serializer=encode
@@ -118,7 +123,7 @@ def _stream_stream(pipeline: Pipeline, method: Method, handler: Any) -> Any:
             raise
         if call.drained:
             await call.outlive_drain()
-        call.succeeded()
+        call.succeeded(peer.code())
 
     return grpc.stream_stream_rpc_method_handler(
         cast("Any", stream_stream), request_deserializer=decode, response_serializer=encode
@@ -163,9 +168,13 @@ def _writer(handler: _Handler) -> Callable[[Any, Any], Awaitable[None]]:
 
 
 def _strict(decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+    """The deserializer with errors that say whose fault it was."""
+    if decode is None:
+        return _as_it_is
+
     def decoded(raw: bytes) -> Any:
         try:
-            return raw if decode is None else decode(raw)
+            return decode(raw)
         except (DecodeError, ValueError):
             raise InvalidArgument(
                 reason="MALFORMED_REQUEST", message="The request could not be decoded."
@@ -174,10 +183,5 @@ def _strict(decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
     return decoded
 
 
-def _encoder(encode: Callable[[Any], bytes] | None) -> Callable[[Any, Peer], bytes]:
-    def encoded(response: Any, peer: Peer) -> bytes:
-        if peer.code() is not None:
-            return b""  # gRPC sends the status that the handler has set, and no message
-        return response if encode is None else encode(response)
-
-    return encoded
+def _as_it_is(message: Any) -> Any:
+    return message

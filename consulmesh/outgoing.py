@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
 import grpc
 from grpc import aio
 
-from consulmesh.context import current
+from consulmesh.context import CURRENT
 from consulmesh.metrics import MethodMetrics
-from consulmesh.propagation import inject
+from consulmesh.propagation import begin, inject
 
 Metadata = aio.Metadata | Sequence[tuple[str, str | bytes]]
 RouteTimeouts = Callable[[str], float | None]
@@ -23,6 +23,20 @@ UNARY_TIMEOUT: Final = 5.0  # seconds, when neither caller, route nor deadline s
 # with less, the innermost call would not be the first to time out.
 _MARGIN_LEAST: Final = 0.005
 _MARGIN_SHARE: Final = 0.01
+
+
+class _Pairs(tuple[tuple[str, str | bytes], ...], aio.Metadata):  # type: ignore[misc]  # their methods differ; none is called
+    """Pairs that gRPC takes for its Metadata, and only iterates over.
+
+    To build what it would build of them costs more than everything else here.
+    """
+
+    __slots__ = ()
+
+
+_pairs: Callable[[tuple[tuple[str, str | bytes], ...]], aio.Metadata] = partial(
+    tuple.__new__, _Pairs
+)
 
 
 class Outgoing:
@@ -51,16 +65,15 @@ class Outgoing:
         self, timeout: float | None, metadata: Metadata | None
     ) -> tuple[float | None, aio.Metadata]:
         """Timeout and metadata of a call that is to be made now."""
-        context = current()
-        timeout = self._timeout(timeout, context.deadline)
+        source = CURRENT.get()
+        timeout = self._timeout(timeout, None if source is None else source.deadline)
         if timeout is not None and timeout <= 0:
             raise self._no_time_left()
-        pairs = inject(context, caller=self._caller, relay_token=self._relay_token)
-        if not metadata:
-            return timeout, _Pairs(pairs)
-        own = tuple(metadata)
-        keys = {key for key, _ in own}
-        return timeout, _Pairs((*own, *(pair for pair in pairs if pair[0] not in keys)))
+        if source is None:
+            pairs = begin(caller=self._caller)
+        else:
+            pairs = inject(source.read(), caller=self._caller, relay_token=self._relay_token)
+        return timeout, _pairs(_merged(tuple(metadata), pairs) if metadata else pairs)
 
     def watch(self, call: aio.Call) -> None:
         """Measures a call that was just made."""
@@ -91,6 +104,13 @@ class Outgoing:
         )
 
 
+def _merged(
+    own: tuple[tuple[str, str | bytes], ...], ours: tuple[tuple[str, str], ...]
+) -> tuple[tuple[str, str | bytes], ...]:
+    keys = {key for key, _ in own}
+    return (*own, *(pair for pair in ours if pair[0] not in keys))
+
+
 def _measure(metrics: MethodMetrics, started: float, call: aio.Call) -> None:
     metrics.ended(_code(call).name, time.perf_counter() - started)
 
@@ -105,16 +125,3 @@ def _code(call: aio.Call) -> grpc.StatusCode:
         return code
     asking.close()
     return grpc.StatusCode.UNKNOWN
-
-
-class _Pairs(aio.Metadata):
-    """Metadata that gRPC only iterates over; to build its own would cost more than the pairs."""
-
-    def __init__(self, pairs: tuple[tuple[str, str | bytes], ...]) -> None:
-        self._pairs = pairs
-
-    def __iter__(self) -> Iterator[tuple[str, str | bytes]]:
-        return iter(self._pairs)
-
-    def __len__(self) -> int:
-        return len(self._pairs)

@@ -47,8 +47,8 @@ class Pipeline:
         *,
         translation: Translation,
         instance: str,
-        admission: Admission,
-        authorization: Authorization,
+        admission: Admission | None,
+        authorization: Authorization | None,
         access_log: Callable[[AccessRecord], None],
         metrics: RpcMetrics,
     ) -> None:
@@ -86,17 +86,18 @@ class Pipeline:
                 raise Draining
             self._endless.add(call)
         method = call.method
-        if not method.quiet:
+        if self._admission is not None and not method.quiet:
             self._admission.admit(method.name, call.source)
-        self._authorization.authorize(method.name, call.source, call.peer)
+        if self._authorization is not None:
+            self._authorization.authorize(method.name, call.source, call.peer)
 
-    def left(self, call: Call) -> None:
+    def leave(self, call: Call) -> None:
         """Each call's last step."""
         self.in_flight -= 1
-        if call.endless:
-            self._endless.discard(call)
         if not self.in_flight:
             self._empty.set()
+        if call.endless:
+            self._endless.discard(call)
 
 
 class Method:
@@ -137,12 +138,11 @@ class Call:
             self.drained = True
             self._task.cancel()
 
-    def succeeded(self) -> None:
-        """The handler returned."""
+    def succeeded(self, code: grpc.StatusCode | None) -> None:
+        """The handler returned; `code` is what it set, if it did."""
         trailers, own = self.peer.trailing_metadata(), self._pipeline.trailer
         if trailers is not own:  # the handler has set some
             self.peer.set_trailing_metadata((*trailers, *own))
-        code = self.peer.code()
         self._ended(_OK if code is None else code.name)
 
     async def failed(self, error: BaseException) -> None:
@@ -204,7 +204,7 @@ class Call:
 
     def _ended(self, code: str, reason: str | None = None) -> None:
         seconds = time.monotonic() - self._started
-        self._pipeline.left(self)
+        self._pipeline.leave(self)
         self.method.metrics.ended(code, seconds)
         if self.method.quiet and code == _OK:
             return

@@ -53,17 +53,3 @@ class Authorization(Protocol):
 
     def authorize(self, method: str, call: ContextSource, peer: Peer) -> None:
         """Returns, or raises PermissionDenied or Unauthenticated."""
-
-
-class AdmitAll:
-    """Never refuses."""
-
-    def admit(self, method: str, call: ContextSource) -> None:
-        """Returns."""
-
-
-class AuthorizeAll:
-    """Never refuses."""
-
-    def authorize(self, method: str, call: ContextSource, peer: Peer) -> None:
-        """Returns."""

@@ -57,14 +57,20 @@ def extract(
 def _read(metadata: Iterable[tuple[str, str | bytes]], deadline: float | None) -> CallContext:
     get = dict(metadata).get
     trace = TraceContext.joined(_text(get(TRACEPARENT)))
+    request_id, criticality, token = get(REQUEST_ID), get(CRITICALITY), get(AUTHORIZATION)
     return CallContext(
         deadline=deadline,
         trace=trace,
-        request_id=_identifier(get(REQUEST_ID)) or trace.trace_id,
-        criticality=_CRITICALITIES.get(_text(get(CRITICALITY)) or "", Criticality.CRITICAL),
-        token=_bearer_token(get(AUTHORIZATION)),
+        request_id=(request_id and _identifier(request_id)) or trace.trace_id,
+        criticality=_criticality(criticality) if criticality else Criticality.CRITICAL,
+        token=_bearer_token(token) if token else None,
         caller=_identifier(get(CALLER)),
     )
+
+
+def begin(*, caller: str) -> tuple[tuple[str, str], ...]:
+    """The metadata of a call that no other asked for: what a fresh context would give."""
+    return (TRACEPARENT, TraceContext.root().traceparent()), (CALLER, caller)
 
 
 def inject(context: CallContext, *, caller: str, relay_token: bool) -> tuple[tuple[str, str], ...]:
@@ -84,6 +90,10 @@ def _text(value: str | bytes | None) -> str | None:
     return value if isinstance(value, str) else None
 
 
+def _criticality(value: str | bytes) -> Criticality:
+    return _CRITICALITIES.get(_text(value) or "", Criticality.CRITICAL)
+
+
 def _identifier(value: str | bytes | None) -> str | None:
     """The value when it can stand in a log line and in a header as it is."""
     if not isinstance(value, str) or not 0 < len(value) <= _LONGEST_ID:
@@ -91,7 +101,7 @@ def _identifier(value: str | bytes | None) -> str | None:
     return value if value.isascii() and value.isprintable() else None
 
 
-def _bearer_token(value: str | bytes | None) -> str | None:
+def _bearer_token(value: str | bytes) -> str | None:
     if not isinstance(value, str) or value[: len(_BEARER)].lower() != _BEARER:
         return None
     return value[len(_BEARER) :].strip() or None

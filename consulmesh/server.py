@@ -28,7 +28,7 @@ from consulmesh import handlers, logs
 from consulmesh.logs import AccessRecord
 from consulmesh.metrics import RpcMetrics, rpc_metrics
 from consulmesh.pipeline import Pipeline
-from consulmesh.policies import Admission, AdmitAll, Authorization, AuthorizeAll
+from consulmesh.policies import Admission, Authorization
 from consulmesh.translation import Translation
 
 _Handlers = Mapping[str, "grpc.RpcMethodHandler[Any, Any]"]
@@ -73,8 +73,8 @@ class MeshServer(aio.Server):
         self._pipeline = Pipeline(
             translation=Translation(status_codes, domain=service),
             instance=instance,
-            admission=admission or AdmitAll(),
-            authorization=authorization or AuthorizeAll(),
+            admission=admission,
+            authorization=authorization,
             access_log=access_log,
             metrics=metrics or rpc_metrics(),
         )
