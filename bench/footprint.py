@@ -1,4 +1,4 @@
-"""What the running system costs when nobody asks anything: `python -m bench.footprint --seconds 20`.
+"""What the idle system costs: `python -m bench.footprint --seconds 20`.
 
 Resident memory of each process, and the share of a core that it uses.
 """
