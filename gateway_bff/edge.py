@@ -93,7 +93,8 @@ class _Exchange:
         access(
             AccessRecord(
                 time=time.time(),
-                method=f"{self._method} {self.scope['path']}",
+                # not the path itself: whoever knows a quote's id may use the quote
+                method=f"{self._method} {route or self.scope['path']}",
                 code=str(self._status),
                 seconds=seconds,
                 context=self.context,

@@ -11,6 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from consulmesh.context import Criticality
+from consulmesh.logs import AccessRecord
 from flights.pricing.v1.pricing_pb2 import GetQuoteResponse
 from flights.search.v1.search_pb2 import SearchAirportsResponse, SearchItinerariesResponse
 from gateway_bff.app import create_app
@@ -57,6 +58,21 @@ async def test_a_request_gets_ids(airports: Gateway) -> None:
     assert response.headers["X-Request-Id"] == context.request_id
     assert response.headers["traceparent"].split("-")[1] == context.trace.trace_id
     assert "Server" not in response.headers
+
+
+async def test_the_log_does_not_tell_what_gives_access(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line names the route, not the quote: whoever knows a quote's id may use it."""
+    lines: list[AccessRecord] = []
+    monkeypatch.setattr("gateway_bff.edge.access", lines.append)
+    gateway.fakes.pricing.answers["GetQuote"] = GetQuoteResponse()
+    async with gateway.client.get(f"/v1/quotes/{examples.QUOTE}") as response:
+        await response.read()
+    async with gateway.client.get("/nowhere") as response:
+        await response.read()
+
+    assert [line.method for line in lines] == ["GET /v1/quotes/{quote_id}", "GET /nowhere"]
 
 
 async def test_ids_of_the_client_travel(airports: Gateway) -> None:
