@@ -1,7 +1,8 @@
 """The Idempotency-Key header (draft-ietf-httpapi-idempotency-key-header).
 
 Clients choose the key; the services remember it. A key that comes with another request than
-before is 422, by the service's word.
+before is 422, by the service's word. Keys of users are each user's own; those of anonymous requests
+share one space, in which strangers must not meet: whoever sends the same key gets the same answer.
 """
 
 from typing import Annotated
@@ -11,6 +12,7 @@ from fastapi import Depends, Header
 from gateway_bff.problems import FieldError, Problem, invalid
 
 LONGEST_KEY = 255
+SHORTEST_ANONYMOUS_KEY = 16  # characters; a UUID has 32 or 36
 _NAME = "Idempotency-Key"
 
 _Key = Annotated[
@@ -35,5 +37,13 @@ async def _required(key: Annotated[str | None, Depends(_optional)]) -> str:
     return key
 
 
+async def _anonymous(key: Annotated[str | None, Depends(_optional)]) -> str | None:
+    if key is not None and len(key) < SHORTEST_ANONYMOUS_KEY:
+        detail = f"A key that can't be guessed has at least {SHORTEST_ANONYMOUS_KEY} characters."
+        raise invalid(_NAME, "TOO_SHORT", detail)
+    return key
+
+
+AnonymousKey = Annotated[str | None, Depends(_anonymous)]
 OptionalKey = Annotated[str | None, Depends(_optional)]
 RequiredKey = Annotated[str, Depends(_required)]

@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from flights.pricing.v1.pricing_pb2 import CreateQuoteRequest, GetQuoteRequest, QuoteSegment
 from gateway_bff import schemas, translate
-from gateway_bff.idempotency import OptionalKey
+from gateway_bff.idempotency import AnonymousKey
 from gateway_bff.ids import MAX_FLIGHTS, is_quote_id, itinerary_key
 from gateway_bff.openapi import problems
 from gateway_bff.problems import FieldError, Problem, invalid, not_found
@@ -25,8 +25,12 @@ router = APIRouter(route_class=Route, tags=["quotes"])
     status_code=201,
     responses={201: {"model": schemas.Quote}, **problems(404, 408, 409, 413, 415, 422)},
 )
-async def create_quote(body: QuoteRequest, upstreams: TheUpstreams, key: OptionalKey) -> Response:
-    """Quote one itinerary, or the two of a round trip. Sets no seats aside."""
+async def create_quote(body: QuoteRequest, upstreams: TheUpstreams, key: AnonymousKey) -> Response:
+    """Quote one itinerary, or the two of a round trip. Sets no seats aside.
+
+    A key must be as unguessable as a UUID: whoever sends it again with the same body gets the same
+    quote.
+    """
     response = await upstreams.pricing.CreateQuote(
         CreateQuoteRequest(
             request_id=key or uuid.uuid4().hex,

@@ -12,6 +12,7 @@ from tests.gateway_bff.conftest import Gateway
 from tests.gateway_bff.fakes import refusal
 
 USD = {"currency": "USD"}
+KEY = "5f0f9b3e-6d5a-4a52-9d7e-2d3c4b5a6978"
 SHOWN = {
     "quote_id": examples.QUOTE,
     "itinerary_id": examples.ITINERARY,
@@ -37,7 +38,7 @@ async def test_an_itinerary_is_quoted(gateway: Gateway) -> None:
     async with gateway.client.post(
         "/v1/quotes",
         json={"itinerary_id": examples.ITINERARY, "passengers": 2},
-        headers={"Idempotency-Key": "mine"},
+        headers={"Idempotency-Key": KEY},
     ) as response:
         body = await response.json()
     (request,) = gateway.fakes.pricing.requests
@@ -45,9 +46,24 @@ async def test_an_itinerary_is_quoted(gateway: Gateway) -> None:
     assert response.status == 201
     assert response.headers["Location"] == f"/v1/quotes/{examples.QUOTE}"
     assert body == SHOWN
-    assert request.request_id == "mine"
+    assert request.request_id == KEY
     assert request.passengers == 2
     assert list(request.segments) == [QuoteSegment(flight_id=examples.FLIGHT, cabin=CABIN_ECONOMY)]
+
+
+async def test_a_key_that_strangers_could_share_is_400(gateway: Gateway) -> None:
+    """Quotes are anonymous, so their keys are one space: a short one is refused."""
+    async with gateway.client.post(
+        "/v1/quotes",
+        json={"itinerary_id": examples.ITINERARY},
+        headers={"Idempotency-Key": "1"},
+    ) as response:
+        problem = await response.json()
+
+    assert (response.status, problem["code"]) == (400, "VALIDATION_FAILED")
+    assert problem["errors"][0]["field"] == "Idempotency-Key"
+    assert problem["errors"][0]["code"] == "TOO_SHORT"
+    assert gateway.fakes.pricing.requests == []
 
 
 async def test_without_a_key_each_quote_is_another(gateway: Gateway) -> None:
@@ -200,7 +216,7 @@ async def test_a_reused_key_is_422(gateway: Gateway) -> None:
     async with gateway.client.post(
         "/v1/quotes",
         json={"itinerary_id": examples.ITINERARY},
-        headers={"Idempotency-Key": "again"},
+        headers={"Idempotency-Key": KEY},
     ) as response:
         problem = await response.json()
 
