@@ -9,7 +9,8 @@
     )
 
 `<=` and not `<`: a snapshot sends rows again in the version that is there, and they must be marked
-as seen. `start` marks all rows as unseen, `sweep` removes what still is.
+as seen. `start` marks all rows as unseen, `sweep` removes what still is. A key that comes back
+after its removal must go on with higher versions: a reader that missed the removal has the old row.
 
 One statement per event takes about 3,000 events a second. Where a source sends many, give
 `apply_many`: the same statement, built once with `excluded` instead of values, executed with the

@@ -46,9 +46,12 @@ Watch = Callable[[Cursor | None], "grpc.aio.UnaryStreamCall[Message, WatchFlight
 
 
 def put(connection: Connection, flight_id: str, distance_km: int) -> int:
-    """Create or change a flight and tell of it; returns the event's number."""
-    known = connection.scalar(select(FLIGHTS.c.version).where(FLIGHTS.c.flight_id == flight_id))
-    version = (known or 0) + 1
+    """Create or change a flight and tell of it; returns the event's number.
+
+    That is also its version: one that was removed must not come back under a version of before.
+    """
+    head = OUTBOX.head(connection)
+    version = 1 if head is None else head.seq + 1
     change = {"version": version, "distance_km": distance_km}
     connection.execute(
         insert_into(connection, FLIGHTS)
