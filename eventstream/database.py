@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from eventstream import migrate, sqlite
 from eventstream.errors import DatabaseBusyError, DatabaseClosedError, StorageUnavailableError
+from eventstream.presence import Presence
 from eventstream.writer import ATTEMPT, Unit, Writer
 
 _T = TypeVar("_T")
@@ -30,12 +31,12 @@ class Database:
     State: `_version`, `_changed`, `_watchers` and `_closed`, all on the loop's thread.
     """
 
-    def __init__(self, writing: Engine, reading: Engine) -> None:
+    def __init__(self, writing: Engine, reading: Engine, presence: Presence) -> None:
         self._version = 0
         self._changed = asyncio.Event()
         self._watchers = 0
         self._closed = False
-        self._writer = Writer(writing, asyncio.get_running_loop(), self._advance)
+        self._writer = Writer(writing, presence, asyncio.get_running_loop(), self._advance)
         self._reader = _Reader(reading)
         self._reading = ThreadPoolExecutor(1, "database-reader")
 
@@ -55,7 +56,9 @@ class Database:
         if migrations is not None:
             await asyncio.to_thread(migrate.upgrade, parsed, migrations)
         database = cls(
-            sqlite.writing_engine(parsed, ATTEMPT), sqlite.reading_engine(parsed, _READ_PATIENCE)
+            sqlite.writing_engine(parsed, ATTEMPT),
+            sqlite.reading_engine(parsed, _READ_PATIENCE),
+            Presence.beside(sqlite.file_of(parsed)),
         )
         try:
             await database.read(lambda _: None)
@@ -94,9 +97,10 @@ class Database:
     async def changed(self, seen: int) -> int:
         """Wait until `version` is beyond `seen` and return it.
 
-        This process's commits are noticed at once, those of others within about 10 ms; more often
-        than that is possible, a commit may count twice. Take `version` before reading what it is
-        about. Raises DatabaseClosedError.
+        This process's commits are noticed at once, those of others within about 10 ms, but within
+        250 ms after another has opened the database, or from a program that does so without a
+        `Database`. A commit may count twice. Take `version` before reading what it is about.
+        Raises DatabaseClosedError.
         """
         with self._watching():
             while self._version <= seen:

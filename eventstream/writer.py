@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from eventstream import metrics, sqlite
 from eventstream.errors import StorageUnavailableError
+from eventstream.presence import Presence
 
 _log = structlog.get_logger()
 
@@ -29,6 +30,7 @@ ATTEMPT: Final = timedelta(milliseconds=10)
 thread looks for that process's commits."""
 _PATIENCE: Final = 5.0  # seconds until a unit that can't begin fails
 _LOOK_EVERY: Final = 0.010  # seconds between looks for other processes' commits
+_LOOK_ALONE: Final = 0.250  # the same while there is none, and between looks for one
 UNIT: Final = "eventstream.unit"
 """Key in a connection's `info` of the unit that is running, to tell where one ends."""
 _GROUP_LIMIT: Final = 64  # units: bounds what one failed commit takes along
@@ -62,13 +64,20 @@ class Writer:
     another process has committed.
 
     State: `pending` is the loop's, `_queue` and `_watched` are shared with it, everything else is
-    the writer thread's own.
+    the writer thread's own. `presence` is closed by it.
     """
 
     def __init__(
-        self, engine: Engine, loop: asyncio.AbstractEventLoop, on_commit: Callable[[], None]
+        self,
+        engine: Engine,
+        presence: Presence,
+        loop: asyncio.AbstractEventLoop,
+        on_commit: Callable[[], None],
     ) -> None:
         self._engine = engine
+        self._presence = presence
+        self._look_every = _LOOK_EVERY
+        self._presence_due = 0.0
         self._loop = loop
         self._on_commit = on_commit
         self._queue: queue.SimpleQueue[Unit | _Signal] = queue.SimpleQueue()
@@ -102,11 +111,12 @@ class Writer:
                 self._loop.call_soon_threadsafe(self._settle, group)
         finally:
             self._disconnect()
+            self._presence.close()
 
     def _next(self) -> Unit | None:
         while True:
             try:
-                item = self._queue.get(timeout=_LOOK_EVERY if self._watched else None)
+                item = self._queue.get(timeout=self._look_every if self._watched else None)
             except queue.Empty:
                 item = _LOOK
             if isinstance(item, Unit):
@@ -169,6 +179,10 @@ class Writer:
                 self._look()
 
     def _look(self) -> None:
+        """Tell of what others have committed, and see whether there are others at all."""
+        if (now := time.monotonic()) >= self._presence_due:
+            self._look_every = _LOOK_ALONE if self._presence.alone() else _LOOK_EVERY
+            self._presence_due = now + _LOOK_ALONE
         try:
             version = sqlite.data_version(self._connected())
         except Exception as error:  # noqa: BLE001 - a watch loop: the next look connects again
