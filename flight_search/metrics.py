@@ -27,8 +27,9 @@ COUNT_WIDTH: Final = 2_000
 
 
 async def count_for_ever(model: ReadModel) -> Never:
-    """Counts flights and offers now and then, in slices that are short."""
+    """Counts flights and offers now and then, if there is news, in slices that are short."""
     while True:
+        moved = model.moved
         flights, offers = 0, 0
         start: int | None = 0
         while start is not None:
@@ -38,6 +39,7 @@ async def count_for_ever(model: ReadModel) -> Never:
         FLIGHTS.set(flights)
         OFFERS.set(offers)
         await asyncio.sleep(COUNT_EVERY)
+        await moved.wait()
 
 
 class MeasuredTimetable:

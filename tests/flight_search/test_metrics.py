@@ -1,12 +1,14 @@
 import asyncio
 from datetime import UTC, datetime
 
+import pytest
 from prometheus_client import REGISTRY
 
-from flight_search.domain import SortOrder
+from flight_search import metrics
+from flight_search.domain import Position, SortOrder
 from flight_search.metrics import MeasuredTimetable, count_for_ever
 from flight_search.paging import BEFORE_ALL
-from flight_search.read_model import ReadModel
+from flight_search.read_model import SCHEDULE, ReadModel
 from tests.flight_search.systems import until
 from tests.flight_search.timetables import feed, flight, journey, prices, query
 
@@ -22,6 +24,32 @@ async def test_flights_and_offers_are_counted(model: ReadModel) -> None:
     job.cancel()
 
     assert REGISTRY.get_sample_value("flight_search_flights") == 3
+
+
+async def test_nothing_is_counted_again_without_news(
+    model: ReadModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A timetable that stands still costs nothing; a change is counted."""
+    counts: list[int] = []
+    count = model.count
+
+    def counted(after: int, width: int) -> tuple[int, int, int | None]:
+        counts.append(after)
+        return count(after, width)
+
+    monkeypatch.setattr(metrics, "COUNT_EVERY", 0.0)
+    monkeypatch.setattr(model, "count", counted)
+    feed(model, [flight("a", "JFK", "LAX", EIGHT)])
+    job = asyncio.ensure_future(count_for_ever(model))
+    await asyncio.sleep(0.02)
+    quiet = len(counts)
+    position = Position(source=SCHEDULE, epoch="e", seq=1)
+    model.apply(SCHEDULE, [flight("b", "JFK", "LAX", EIGHT)], position)
+    await until(lambda: len(counts) > quiet)
+    job.cancel()
+
+    assert quiet == 1
+    assert REGISTRY.get_sample_value("flight_search_flights") == 2
 
 
 def test_every_kind_of_query_is_timed(model: ReadModel) -> None:
