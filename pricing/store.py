@@ -5,7 +5,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Row, bindparam, delete, insert, select, tuple_, update
+from sqlalchemy import Connection, Row, bindparam, delete, insert, or_, select, tuple_, update
 
 from eventstream import Database, insert_into
 from flights.pricing.v1 import pricing_pb2
@@ -200,14 +200,22 @@ class SqlRepository:
         row = self._connection.execute(query).one_or_none()
         return None if row is None else Claim(**row._asdict())
 
-    def forget(self, before: datetime, limit: int) -> int:
-        """Remove quotes that ran out before then and that no booking ever asked for."""
-        claimed = select(_claim.quote_id)
+    def forget_quotes(self, *, unclaimed: datetime, claimed: datetime, limit: int) -> int:
+        """Remove quotes that ran out before then, those a booking asked for by their own bound."""
+        asked_for = select(_claim.quote_id)
         stale = select(_quote.quote_id).where(
-            _quote.expire_time < before, _quote.quote_id.not_in(claimed)
+            _quote.expire_time < unclaimed,
+            or_(_quote.expire_time < claimed, _quote.quote_id.not_in(asked_for)),
         )
-        statement = delete(tables.quotes).where(_quote.quote_id.in_(stale.limit(limit)))
-        return self._connection.execute(statement).rowcount
+        ids = self._connection.execute(stale.limit(limit)).scalars().all()
+        self._connection.execute(delete(tables.claims).where(_claim.quote_id.in_(ids)))
+        self._connection.execute(delete(tables.quotes).where(_quote.quote_id.in_(ids)))
+        return len(ids)
+
+    def forget_fare_requests(self, before: datetime) -> None:
+        """Remove request ids that came before then."""
+        c = tables.fare_requests.c
+        self._connection.execute(delete(tables.fare_requests).where(c.create_time < before))
 
 
 def snapshot(

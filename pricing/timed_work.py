@@ -14,7 +14,11 @@ from pricing.service import Clock, Pricing
 from pricing.store import SqlRepository
 
 _TIDY_EVERY: Final = timedelta(hours=1)
-_KEEP_QUOTES_FOR: Final = timedelta(days=2)
+# After a quote has run out. A claim, and the tombstone that it may be, outlives any saga, as
+# schedule's holds do; the price of a booking is the booking's by then.
+_UNCLAIMED_KEPT: Final = timedelta(days=2)
+_CLAIMED_KEPT: Final = timedelta(days=60)
+_REQUESTS_KEPT: Final = timedelta(days=7)
 _TIDIED_AT_A_TIME: Final = 500
 
 _log = structlog.get_logger()
@@ -36,7 +40,7 @@ class TimedWork:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._follower.run())
             group.create_task(self.reprice())
-            group.create_task(self._forget_quotes_now_and_then())
+            group.create_task(self._tidy_now_and_then())
             group.create_task(trim_forever(self._database, tables.outbox, Retention()))
 
     async def reprice(self) -> Never:
@@ -57,16 +61,23 @@ class TimedWork:
             async with asyncio.timeout(patience):
                 await self._database.changed(seen)
 
-    async def _forget_quotes_now_and_then(self) -> Never:
+    async def _tidy_now_and_then(self) -> Never:
         while True:
-            await self.forget_quotes()
+            await self.tidy()
             await asyncio.sleep(_TIDY_EVERY.total_seconds())
 
-    async def forget_quotes(self) -> int:
-        """Drop the quotes that nobody can use any more; returns how many."""
-        before, forgotten = self._now() - _KEEP_QUOTES_FOR, 0
+    async def tidy(self) -> int:
+        """Forget what nobody needs any more, quotes in short units; returns how many of them."""
+        now, forgotten = self._now(), 0
+        await self._database.write(
+            lambda connection: SqlRepository(connection).forget_fare_requests(now - _REQUESTS_KEPT)
+        )
         while part := await self._database.write(
-            lambda connection: SqlRepository(connection).forget(before, _TIDIED_AT_A_TIME)
+            lambda connection: SqlRepository(connection).forget_quotes(
+                unclaimed=now - _UNCLAIMED_KEPT,
+                claimed=now - _CLAIMED_KEPT,
+                limit=_TIDIED_AT_A_TIME,
+            )
         ):
             forgotten += part
         return forgotten

@@ -1,11 +1,12 @@
 import asyncio
 from datetime import timedelta
+from decimal import Decimal
 
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection
+from sqlalchemy import Connection, func, select
 
 from consulmesh.testing import serving
 from eventstream import Database
@@ -101,20 +102,31 @@ async def test_what_a_snapshot_does_not_contain_is_gone(world: World) -> None:
     assert known == {"flt_b"}
 
 
-async def test_quotes_that_nobody_asked_for_are_forgotten(world: World) -> None:
-    """Long after a quote has run out it goes, unless a booking has ever claimed it."""
+async def test_what_is_no_longer_needed_is_forgotten(world: World) -> None:
+    """Unclaimed quotes go soon after they ran out, claimed ones late, request ids in a week."""
     await world.fly(flight())
-    unused = await world.pricing.create_quote("a", [("flt_a", Cabin.ECONOMY)], 1)
+    await world.pricing.create_quote("a", [("flt_a", Cabin.ECONOMY)], 1)
     used = await world.pricing.create_quote("b", [("flt_a", Cabin.ECONOMY)], 1)
     await world.pricing.redeem(used.quote_id, "bkg_1", 1, world.clock())
-    world.clock.forward(timedelta(days=3))
+    await world.pricing.update_fare("c", "JFK", "LAX", Decimal(100), None)
     follower = schedule_follower(None, schedule_inbox(world.database, world.clock))  # type: ignore[arg-type] # never followed
     work = TimedWork(world.database, world.pricing, follower, world.clock)
-    forgotten = await work.forget_quotes()
+    forgotten, left = [], []
+    for days in (1, 2, 5, 60):
+        world.clock.forward(timedelta(days=days))
+        forgotten.append(await work.tidy())
+        left.append(await world.database.read(rows_left))
 
-    assert forgotten == 1
-    assert (await world.pricing.quote(used.quote_id)).booking_id == "bkg_1"
-    assert unused.quote_id != used.quote_id
+    assert forgotten == [0, 1, 0, 1]
+    assert left == [(2, 1, 1), (1, 1, 1), (1, 1, 0), (0, 0, 0)]
+
+
+def rows_left(connection: Connection) -> tuple[int, ...]:
+    """How many quotes, claims and request ids of fares there are."""
+    kept = (tables.quotes, tables.claims, tables.fare_requests)
+    return tuple(
+        connection.execute(select(func.count()).select_from(table)).scalar_one() for table in kept
+    )
 
 
 async def test_migrations_make_the_tables_that_the_code_uses(database: Database) -> None:
