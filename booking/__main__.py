@@ -15,7 +15,7 @@ from booking.store import BookingStore, snapshot
 from booking.tables import outbox
 from booking.upstreams import PricingQuotes, ScheduleSeats
 from consulmesh import Mesh, MeshConfig
-from consulmesh.users import DEFAULT_ISSUER, TokenVerifier
+from consulmesh.users import TokenVerifier
 from eventstream import Database, Feed, Retention, database_url, trim_forever
 from flights.booking.v1.booking_pb2 import BookingEvent
 from flights.booking.v1.booking_pb2_grpc import add_BookingServiceServicer_to_server
@@ -42,7 +42,6 @@ async def main() -> None:
                 BookingService(store, quotes, runner, changes, clock),
                 Feed(db, outbox, event=BookingEvent, snapshot=snapshot),
                 TokenVerifier.from_env(os.environ, config.state_dir),
-                os.environ.get("MESH_ISSUER", DEFAULT_ISSUER),
             )
             server = mesh.server(status_codes=STATUS_CODES)
             add_BookingServiceServicer_to_server(servicer, server)

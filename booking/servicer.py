@@ -46,12 +46,10 @@ class BookingServicer(BookingServiceServicer):
         service: BookingService,
         feed: Feed[pb.BookingEvent],
         tokens: TokenVerifier,
-        issuer: str,
     ) -> None:
         self._service = service
         self._feed = feed
         self._tokens = tokens
-        self._issuer = issuer
 
     async def CreateBooking(
         self,
@@ -142,7 +140,7 @@ class BookingServicer(BookingServiceServicer):
         user = self._tokens.verify(calls.current().token)
         if needs is not None and needs not in user.roles:
             raise PermissionDenied(f"This needs the role {needs}.")
-        return domain.User(issuer=self._issuer, subject=user.subject)
+        return domain.User(issuer=user.issuer, subject=user.subject)
 
 
 def _patience() -> float | None:

@@ -41,8 +41,9 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class User:
-    """Who is behind a call."""
+    """Who is behind a call: a subject of an issuer of tokens."""
 
+    issuer: str
     subject: str
     roles: frozenset[str] = frozenset()
 
@@ -85,7 +86,7 @@ class TokenVerifier:
         subject, roles = claims["sub"], claims.get("roles", [])
         if not subject or not isinstance(roles, list) or not all(isinstance(r, str) for r in roles):
             raise jwt.InvalidTokenError("subject or roles are not as we issue them")
-        return User(subject=subject, roles=frozenset(roles))
+        return User(issuer=claims["iss"], subject=subject, roles=frozenset(roles))
 
     def _key(self, header: Mapping[str, Any]) -> ec.EllipticCurvePublicKey:
         # The algorithm is ours to choose, never the token's: decode() gets the one we use.

@@ -119,7 +119,6 @@ class System:
                 BookingService(store, quotes, runner, changes, _clock),
                 Feed(db, outbox, event=pb.BookingEvent, snapshot=snapshot),
                 self._tokens,
-                DEFAULT_ISSUER,
             )
             channel = await stack.enter_async_context(
                 serving(

@@ -85,10 +85,11 @@ INVALID = ("The bearer token is not valid.", "TOKEN_INVALID")
 
 
 def test_a_token_tells_its_user(issuer: LocalIssuer, verifier: TokenVerifier) -> None:
-    """Subject and roles come out as they were put in."""
+    """Issuer, subject and roles come out as they were put in."""
     token = issuer.token("ann", ["customer", "operator"], HOUR)
 
-    assert verifier.verify(token) == User(subject="ann", roles=frozenset({"customer", "operator"}))
+    roles = frozenset({"customer", "operator"})
+    assert verifier.verify(token) == User(issuer=ISSUER, subject="ann", roles=roles)
 
 
 @pytest.mark.parametrize("token", [None, ""])
@@ -278,7 +279,7 @@ def test_an_unreadable_key_file_keeps_the_last_good_keys(tmp_path: Path) -> None
     (tmp_path / "jwks.json").unlink()
     gone = verifier.verify(token)
 
-    assert half == gone == User(subject="ann")
+    assert half == gone == User(issuer=ISSUER, subject="ann")
 
 
 def test_without_any_key_nobody_is_believed(tmp_path: Path) -> None:
