@@ -152,6 +152,8 @@ class InvalidQueryError(Exception):
 class PositionNotReachedError(Exception):
     """The read model did not get as far as the caller asked while it was worth waiting."""
 
+    reason = "POSITION_NOT_REACHED"
+
 
 def admit(query: ItineraryQuery, zone: Callable[[str], tzinfo | None], now: datetime) -> Journey:
     """Checks a query; `zone` knows the time zone of every airport that exists.
