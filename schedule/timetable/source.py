@@ -73,12 +73,16 @@ class Source:
             yield day, list(flights)
 
     def _flights(self, days: Collection[date]) -> Iterator[SourceFlight]:
-        wanted = {f"{day.month},{day.day}" for day in days}
+        wanted = {f"{day.month},{day.day}," for day in days}
         if next(self._lines, "").rstrip("\r\n") != HEADER:
             raise MalformedTimetableError(f"line 1: the header is not {HEADER}")
+        prefix, asked_for = "\n", False  # of the line before: most are of the same day
         for line in self._lines:
             self.rows += 1
-            if line[: line.find(",", line.find(",") + 1)] in wanted:
+            if not line.startswith(prefix):
+                prefix = ",".join(line.split(",", 2)[:2]) + ","
+                asked_for = prefix in wanted
+            if asked_for:
                 yield self._parsed(line)
             else:
                 self.elsewhere += 1
