@@ -40,6 +40,7 @@ def check_itinerary(asked: Asked, itinerary: Mapping[str, Any]) -> None:
     """Check one itinerary: it travels as asked, its times and its price add up."""
     segments = itinerary["segments"]
     assert segments[0]["departure"]["airport"] == asked.origin, "leaves from elsewhere"
+    assert segments[0]["departure"]["time"].startswith(asked.date), "leaves on another day"
     assert segments[-1]["arrival"]["airport"] == asked.destination, "arrives elsewhere"
     assert itinerary["stops"] == len(segments) - 1, "stops are not the segments less one"
     for segment in segments:

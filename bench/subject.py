@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import psutil
 
+from tools.announce import worst
 from tools.programs import Settings
 from tools.supervision import Supervisor
 
@@ -153,8 +154,6 @@ class Subject:
 
 def _instance(entry: dict[str, Any]) -> Instance:
     service = entry["Service"]
-    order = ("critical", "warning", "passing")
-    states = sorted((check["Status"] for check in entry["Checks"]), key=order.index)
     metrics_port = service["Meta"].get("metrics_port")
     return Instance(
         service=service["Service"],
@@ -163,5 +162,5 @@ def _instance(entry: dict[str, Any]) -> Instance:
         port=service["Port"],
         version=service["Meta"].get("version", ""),
         metrics_port=int(metrics_port) if metrics_port else None,
-        status=states[0] if states else "passing",
+        status=worst(check["Status"] for check in entry["Checks"]),
     )
