@@ -65,6 +65,15 @@ def table(rows: list[tuple[str, ...]]) -> None:
         say("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
 
 
+def is_ready(settings: Settings) -> bool:
+    """Whether the gateway says so."""
+    try:
+        with urllib.request.urlopen(f"{settings.gateway_url}/readyz", timeout=5):  # noqa: S310 - our own gateway
+            return True
+    except OSError:  # nobody listens, or the answer is 503
+        return False
+
+
 def ready(settings: Settings, seconds: float) -> None:
     """Ask for flights, as a user would, and print what can be done next."""
     began = time.monotonic()

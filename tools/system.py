@@ -10,12 +10,16 @@ import shutil
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import psutil
-from consul.std import Consul
+from consul.exceptions import ConsulException
+from requests import RequestException
 
+from consulmesh.consul_api import Administration
+from consulmesh.users import LocalIssuer
 from tools import announce
 from tools.binaries import ROOT, get
 from tools.config_entries import apply
@@ -36,16 +40,21 @@ def up(settings: Settings) -> None:
     wanted = programs(settings, replicas, consul_binary(settings))
     change = supervisor.update(wanted)
     announce.changes(change)
-    wait_for_consul(settings, supervisor)
-    apply(settings.consul_url)
-    wait_until_ready(settings, supervisor, wanted)
+    with administration(settings) as client:
+        wait_for_consul(settings, supervisor, client)
+        apply(settings.consul_url)
+        wait_until_ready(settings, supervisor, client, wanted)
     announce.ready(settings, time.monotonic() - began)
+
+
+def administration(settings: Settings) -> Administration:
+    """py-consul's client for this system's Consul."""
+    token = os.environ.get("CONSUL_HTTP_TOKEN") or None
+    return Administration(settings.consul_url, token, timedelta(seconds=10))
 
 
 def prepare(settings: Settings) -> None:
     """Make the folders and the development keys that the processes expect."""
-    from consulmesh.users import LocalIssuer  # noqa: PLC0415 - `down` must work without it
-
     for folder in (settings.run, settings.logs, settings.run / "data", settings.run / "consul"):
         folder.mkdir(parents=True, exist_ok=True)
     LocalIssuer(settings.run / "issuer")
@@ -100,41 +109,36 @@ def owner(pid: int | None) -> str:
         return f"process {pid}"
 
 
-def wait_for_consul(settings: Settings, supervisor: Supervisor) -> None:
+def wait_for_consul(settings: Settings, supervisor: Supervisor, client: Any) -> None:
     """Wait for an agent that has a leader."""
-    client = consul_client(settings)
     announce.waiting("Consul to elect a leader")
 
     def led() -> bool:
         fail_if_given_up(settings, supervisor)
         try:
             return bool(client.status.leader())
-        except OSError:  # requests' errors are: nobody listens yet
+        except (RequestException, ConsulException):  # nobody listens, or there is no leader yet
             return False
 
     until(led, f"Consul at {settings.consul_url}")
 
 
-def consul_client(settings: Settings) -> Any:
-    """py-consul's client for this system's Consul."""
-    host, port = settings.consul_url.rsplit("://", 1)[1].rstrip("/").rsplit(":", 1)
-    return Consul(host=host, port=int(port), token=os.environ.get("CONSUL_HTTP_TOKEN"))
-
-
-def wait_until_ready(settings: Settings, supervisor: Supervisor, wanted: list[Program]) -> None:
+def wait_until_ready(
+    settings: Settings, supervisor: Supervisor, client: Any, wanted: list[Program]
+) -> None:
     """Wait until every instance passes its checks in Consul, naming each as it does."""
     began = time.monotonic()
     missing = {program.name for program in wanted} - {CONSUL, ADS, GATEWAY}
     missing |= {f"{GATEWAY}-1", f"{ADS}-1"}
     announce.waiting(f"{len(missing)} instances; the first start loads a year of flights")
-    client = consul_client(settings)
 
     def all_passing() -> bool:
         fail_if_given_up(settings, supervisor)
         for instance in sorted(missing & passing(client)):
             announce.passing(instance, time.monotonic() - began)
             missing.discard(instance)
-        return not missing
+        # a Consul that was killed may for a second believe in instances of before
+        return not missing and announce.is_ready(settings)
 
     until(all_passing, "instances to pass their checks", READY_WITHIN)
 
@@ -159,14 +163,14 @@ def fail_if_given_up(settings: Settings, supervisor: Supervisor) -> None:
 
 def ps(settings: Settings) -> None:
     """Print a table of the instances that Consul knows."""
-    client = consul_client(settings)
     try:
-        rows = [
-            announce.row(entry)
-            for service in (GATEWAY, *SERVICES, ADS)
-            for entry in client.health.service(service)[1]
-        ]
-    except OSError as error:
+        with administration(settings) as client:
+            rows = [
+                announce.row(entry)
+                for service in (GATEWAY, *SERVICES, ADS)
+                for entry in client.health.service(service)[1]
+            ]
+    except (RequestException, ConsulException) as error:
         sys.exit(f"Consul at {settings.consul_url} does not answer: {error}")
     announce.table(rows)
 
@@ -194,8 +198,6 @@ def clean(settings: Settings) -> None:
 
 def token(settings: Settings, role: str, subject: str) -> None:
     """Print a bearer token of the local issuer."""
-    from consulmesh.users import LocalIssuer  # noqa: PLC0415 - see `prepare`
-
     print(LocalIssuer(settings.run / "issuer").token(subject, {role}))
 
 

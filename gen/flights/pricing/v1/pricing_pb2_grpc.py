@@ -91,7 +91,7 @@ class PricingServiceServicer:
     def CreateQuote(self, request, context):
         """A price for a party on 1 to 12 flights that holds until its `expire_time`. Sets no seats
         aside. NOT_FOUND (FLIGHT_NOT_FOUND), FAILED_PRECONDITION (SEATS_UNAVAILABLE,
-        FLIGHT_CANCELLED, FLIGHT_DEPARTED).
+        FLIGHT_CANCELLED, FLIGHT_DEPARTED), INVALID_ARGUMENT (REQUEST_ID_REUSED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -133,7 +133,7 @@ class PricingServiceServicer:
 
     def UpdateFare(self, request, context):
         """Sets the base fare of a route; its flights are re-priced, nearest departures first. NOT_FOUND
-        (ROUTE_NOT_FOUND), ABORTED (ETAG_MISMATCH).
+        (ROUTE_NOT_FOUND), ABORTED (ETAG_MISMATCH), INVALID_ARGUMENT (REQUEST_ID_REUSED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -26,7 +26,7 @@ class PricingServiceStub:
     CreateQuote: _aio.UnaryUnaryMultiCallable[_pricing_pb2.CreateQuoteRequest, _pricing_pb2.CreateQuoteResponse]
     """A price for a party on 1 to 12 flights that holds until its `expire_time`. Sets no seats
     aside. NOT_FOUND (FLIGHT_NOT_FOUND), FAILED_PRECONDITION (SEATS_UNAVAILABLE,
-    FLIGHT_CANCELLED, FLIGHT_DEPARTED).
+    FLIGHT_CANCELLED, FLIGHT_DEPARTED), INVALID_ARGUMENT (REQUEST_ID_REUSED).
     """
     GetQuote: _aio.UnaryUnaryMultiCallable[_pricing_pb2.GetQuoteRequest, _pricing_pb2.GetQuoteResponse]
     """One quote. NOT_FOUND (QUOTE_NOT_FOUND)."""
@@ -47,7 +47,7 @@ class PricingServiceStub:
     """
     UpdateFare: _aio.UnaryUnaryMultiCallable[_pricing_pb2.UpdateFareRequest, _pricing_pb2.UpdateFareResponse]
     """Sets the base fare of a route; its flights are re-priced, nearest departures first. NOT_FOUND
-    (ROUTE_NOT_FOUND), ABORTED (ETAG_MISMATCH).
+    (ROUTE_NOT_FOUND), ABORTED (ETAG_MISMATCH), INVALID_ARGUMENT (REQUEST_ID_REUSED).
     """
 
 class PricingServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -74,7 +74,7 @@ class PricingServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_pricing_pb2.CreateQuoteResponse]:
         """A price for a party on 1 to 12 flights that holds until its `expire_time`. Sets no seats
         aside. NOT_FOUND (FLIGHT_NOT_FOUND), FAILED_PRECONDITION (SEATS_UNAVAILABLE,
-        FLIGHT_CANCELLED, FLIGHT_DEPARTED).
+        FLIGHT_CANCELLED, FLIGHT_DEPARTED), INVALID_ARGUMENT (REQUEST_ID_REUSED).
         """
 
     @_abc_1.abstractmethod
@@ -125,7 +125,7 @@ class PricingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_pricing_pb2.UpdateFareRequest, _abc.Awaitable[_pricing_pb2.UpdateFareResponse]],
     ) -> _abc.Awaitable[_pricing_pb2.UpdateFareResponse]:
         """Sets the base fare of a route; its flights are re-priced, nearest departures first. NOT_FOUND
-        (ROUTE_NOT_FOUND), ABORTED (ETAG_MISMATCH).
+        (ROUTE_NOT_FOUND), ABORTED (ETAG_MISMATCH), INVALID_ARGUMENT (REQUEST_ID_REUSED).
         """
 
 def add_PricingServiceServicer_to_server(servicer: PricingServiceServicer, server: _aio.Server) -> None: ...

@@ -122,7 +122,7 @@ class ScheduleServiceServicer:
 
     def UpdateFlight(self, request, context):
         """Moves a flight in time. NOT_FOUND (FLIGHT_NOT_FOUND), FAILED_PRECONDITION (FLIGHT_CANCELLED,
-        FLIGHT_DEPARTED), ABORTED (ETAG_MISMATCH).
+        FLIGHT_DEPARTED), ABORTED (ETAG_MISMATCH), INVALID_ARGUMENT (REQUEST_ID_REUSED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -130,7 +130,8 @@ class ScheduleServiceServicer:
 
     def CancelFlight(self, request, context):
         """Cancels a flight; cancelling a cancelled flight changes nothing. NOT_FOUND
-        (FLIGHT_NOT_FOUND), FAILED_PRECONDITION (FLIGHT_DEPARTED), ABORTED (ETAG_MISMATCH).
+        (FLIGHT_NOT_FOUND), FAILED_PRECONDITION (FLIGHT_DEPARTED), ABORTED (ETAG_MISMATCH),
+        INVALID_ARGUMENT (REQUEST_ID_REUSED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -139,7 +140,7 @@ class ScheduleServiceServicer:
     def HoldSeats(self, request, context):
         """Sets seats of every segment of a booking aside, all or none. Repeating it returns the first
         answer. NOT_FOUND (FLIGHT_NOT_FOUND), FAILED_PRECONDITION (SEATS_UNAVAILABLE,
-        FLIGHT_CANCELLED, FLIGHT_DEPARTED, HOLD_RELEASED, STALE_EPOCH).
+        FLIGHT_CANCELLED, FLIGHT_DEPARTED, HOLD_RELEASED (also where it has run out), STALE_EPOCH).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -33,16 +33,17 @@ class ScheduleServiceStub:
     """
     UpdateFlight: _aio.UnaryUnaryMultiCallable[_schedule_pb2.UpdateFlightRequest, _schedule_pb2.UpdateFlightResponse]
     """Moves a flight in time. NOT_FOUND (FLIGHT_NOT_FOUND), FAILED_PRECONDITION (FLIGHT_CANCELLED,
-    FLIGHT_DEPARTED), ABORTED (ETAG_MISMATCH).
+    FLIGHT_DEPARTED), ABORTED (ETAG_MISMATCH), INVALID_ARGUMENT (REQUEST_ID_REUSED).
     """
     CancelFlight: _aio.UnaryUnaryMultiCallable[_schedule_pb2.CancelFlightRequest, _schedule_pb2.CancelFlightResponse]
     """Cancels a flight; cancelling a cancelled flight changes nothing. NOT_FOUND
-    (FLIGHT_NOT_FOUND), FAILED_PRECONDITION (FLIGHT_DEPARTED), ABORTED (ETAG_MISMATCH).
+    (FLIGHT_NOT_FOUND), FAILED_PRECONDITION (FLIGHT_DEPARTED), ABORTED (ETAG_MISMATCH),
+    INVALID_ARGUMENT (REQUEST_ID_REUSED).
     """
     HoldSeats: _aio.UnaryUnaryMultiCallable[_schedule_pb2.HoldSeatsRequest, _schedule_pb2.HoldSeatsResponse]
     """Sets seats of every segment of a booking aside, all or none. Repeating it returns the first
     answer. NOT_FOUND (FLIGHT_NOT_FOUND), FAILED_PRECONDITION (SEATS_UNAVAILABLE,
-    FLIGHT_CANCELLED, FLIGHT_DEPARTED, HOLD_RELEASED, STALE_EPOCH).
+    FLIGHT_CANCELLED, FLIGHT_DEPARTED, HOLD_RELEASED (also where it has run out), STALE_EPOCH).
     """
     ConfirmHold: _aio.UnaryUnaryMultiCallable[_schedule_pb2.ConfirmHoldRequest, _schedule_pb2.ConfirmHoldResponse]
     """Turns a booking's hold into sold seats; the pivot of the booking saga. Repeating it returns
@@ -104,7 +105,7 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_schedule_pb2.UpdateFlightRequest, _abc.Awaitable[_schedule_pb2.UpdateFlightResponse]],
     ) -> _abc.Awaitable[_schedule_pb2.UpdateFlightResponse]:
         """Moves a flight in time. NOT_FOUND (FLIGHT_NOT_FOUND), FAILED_PRECONDITION (FLIGHT_CANCELLED,
-        FLIGHT_DEPARTED), ABORTED (ETAG_MISMATCH).
+        FLIGHT_DEPARTED), ABORTED (ETAG_MISMATCH), INVALID_ARGUMENT (REQUEST_ID_REUSED).
         """
 
     @_abc_1.abstractmethod
@@ -114,7 +115,8 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_schedule_pb2.CancelFlightRequest, _abc.Awaitable[_schedule_pb2.CancelFlightResponse]],
     ) -> _abc.Awaitable[_schedule_pb2.CancelFlightResponse]:
         """Cancels a flight; cancelling a cancelled flight changes nothing. NOT_FOUND
-        (FLIGHT_NOT_FOUND), FAILED_PRECONDITION (FLIGHT_DEPARTED), ABORTED (ETAG_MISMATCH).
+        (FLIGHT_NOT_FOUND), FAILED_PRECONDITION (FLIGHT_DEPARTED), ABORTED (ETAG_MISMATCH),
+        INVALID_ARGUMENT (REQUEST_ID_REUSED).
         """
 
     @_abc_1.abstractmethod
@@ -125,7 +127,7 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_schedule_pb2.HoldSeatsResponse]:
         """Sets seats of every segment of a booking aside, all or none. Repeating it returns the first
         answer. NOT_FOUND (FLIGHT_NOT_FOUND), FAILED_PRECONDITION (SEATS_UNAVAILABLE,
-        FLIGHT_CANCELLED, FLIGHT_DEPARTED, HOLD_RELEASED, STALE_EPOCH).
+        FLIGHT_CANCELLED, FLIGHT_DEPARTED, HOLD_RELEASED (also where it has run out), STALE_EPOCH).
         """
 
     @_abc_1.abstractmethod
