@@ -134,8 +134,12 @@ class Supervisor:
         if pid is None:
             return False
         daemon = psutil.Process(pid)
+        everything = [process.name for process in self.states()]
         self._stop_together([GATEWAY])
-        self._stop_together([p.name for p in self.states() if p.name != CONSUL])
+        self._stop_together([name for name in everything if name != CONSUL])
+        self._stop_together([name for name in everything if name == CONSUL])
+        for name in everything:  # it would take a second for each, even if they have stopped
+            self.rpc.removeProcessGroup(name)
         self.rpc.shutdown()
         daemon.wait(timeout=PATIENCE)
         return True

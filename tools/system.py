@@ -134,22 +134,37 @@ def wait_until_ready(
 
     def all_passing() -> bool:
         fail_if_given_up(settings, supervisor)
-        for instance in sorted(missing & passing(client)):
-            announce.passing(instance, time.monotonic() - began)
-            missing.discard(instance)
-        # a Consul that was killed may for a second believe in instances of before
+        known = passing(client)
+        for instance in sorted(missing & known.keys()):
+            if owns(supervisor, instance, known[instance]):
+                announce.passing(instance, time.monotonic() - began)
+                missing.discard(instance)
         return not missing and announce.is_ready(settings)
 
     until(all_passing, "instances to pass their checks", READY_WITHIN)
 
 
-def passing(client: Any) -> set[str]:
-    """Ids of the instances whose checks all pass."""
-    found: set[str] = set()
+def passing(client: Any) -> dict[str, int]:
+    """Ports of the instances whose checks all pass, by id."""
+    found: dict[str, int] = {}
     for service in (*SERVICES, GATEWAY, ADS):
         _, entries = client.health.service(service, passing=True)
-        found |= {entry["Service"]["ID"] for entry in entries}
+        found |= {entry["Service"]["ID"]: entry["Service"]["Port"] for entry in entries}
     return found
+
+
+def owns(supervisor: Supervisor, instance: str, port: int) -> bool:
+    """Whether it is the running process that has this port.
+
+    A Consul that kept its data may for a second believe in the instance of before.
+    """
+    name = instance.removesuffix("-1") if instance.startswith((GATEWAY, ADS)) else instance
+    pid = next((p.pid for p in supervisor.states() if p.name == name), 0)
+    try:
+        sockets = psutil.Process(pid).net_connections("tcp") if pid else []
+    except psutil.NoSuchProcess:
+        return False
+    return any(s.status == psutil.CONN_LISTEN and s.laddr.port == port for s in sockets)
 
 
 def fail_if_given_up(settings: Settings, supervisor: Supervisor) -> None:
