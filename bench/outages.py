@@ -130,7 +130,7 @@ OUTAGES: dict[str, Callable[[Subject], Awaitable[Figures]]] = {
 async def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="python -m bench.outages", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[[], *OUTAGES], default=list(OUTAGES))
+    parser.add_argument("names", nargs="*", metavar="NAME", choices=[*OUTAGES, []])
     async with Subject.attach(Settings()) as subject:
         for name in parser.parse_args().names or OUTAGES:
             print(f"{name}\n{await OUTAGES[name](subject)}", flush=True)
