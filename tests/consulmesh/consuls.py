@@ -109,6 +109,17 @@ async def asked_until(
             index = answer.index
 
 
+async def missed(catalog: Catalog, seconds: float = 10) -> None:
+    """Wait until every watch has met that Consul is away.
+
+    One that is replaced between two requests of a watch is noticed when the wait of the next is
+    over, which takes longer than a test.
+    """
+    async with asyncio.timeout(seconds):
+        while not all(state.error for state in catalog.states()):  # noqa: ASYNC110 - they tell nobody
+            await asyncio.sleep(0.01)
+
+
 class Views:
     """The views of one upstream, in the order in which a catalog told them."""
 

@@ -11,7 +11,7 @@ from consulmesh.consul_api import ConsulApi
 from consulmesh.registration import Check
 from consulmesh.targets import health_query
 from consulmesh.testing import FakeConsul, Fault
-from tests.consulmesh.consuls import Views, registration, tell, withdraw
+from tests.consulmesh.consuls import Views, missed, registration, tell, withdraw
 
 
 @pytest.fixture
@@ -123,6 +123,7 @@ async def test_instances_that_do_not_come_back_leave_with_the_window(
     views = await two_instances(api, catalog)
     back = fake.state.services["pair-1"]
     await fake.stop()
+    await missed(catalog)
     fake.lose_state()
     fake.state.services["pair-1"] = back
     await fake.start()

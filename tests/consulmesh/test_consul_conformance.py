@@ -24,6 +24,7 @@ from tests.consulmesh.consuls import (
     Views,
     asked_until,
     health_server,
+    missed,
     registration,
     tell,
     withdraw,
@@ -423,6 +424,7 @@ async def test_a_restart_of_consul_wipes_no_healthy_set(
         await views.until(lambda _: views.ids() == ["steady-1", "steady-2"])
         seen = len(views.all)
         await consul.kill()
+        await missed(catalog)
         first.registered.clear()
         second.registered.clear()
         await consul.start(empty=empty)
