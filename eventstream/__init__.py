@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from eventstream.lease import Lease, LeaseTable
     from eventstream.outbox import Head, Outbox
     from eventstream.retention import Retention, trim_forever
+    from eventstream.steps import Step
     from eventstream.urls import database_url
 
 __all__ = [
@@ -76,6 +77,7 @@ __all__ = [
     "PositionMovedError",
     "Retention",
     "SqlInbox",
+    "Step",
     "StorageUnavailableError",
     "StreamBrokenError",
     "UtcDateTime",
@@ -105,6 +107,7 @@ _MODULES = {
     "lease": ("Lease", "LeaseTable"),
     "outbox": ("Head", "Outbox"),
     "retention": ("Retention", "trim_forever"),
+    "steps": ("Step",),
     "urls": ("database_url",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

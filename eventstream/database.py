@@ -1,6 +1,7 @@
 """A service's database: units of work that are durable when they return, and consistent reads."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -14,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from eventstream import migrate, sqlite
 from eventstream.errors import DatabaseBusyError, DatabaseClosedError, StorageUnavailableError
 from eventstream.presence import Presence
+from eventstream.steps import UNNAMED, Failpoint, Step
 from eventstream.writer import ATTEMPT, Unit, Writer
 
 _T = TypeVar("_T")
@@ -36,7 +38,9 @@ class Database:
         self._changed = asyncio.Event()
         self._watchers = 0
         self._closed = False
-        self._writer = Writer(writing, presence, asyncio.get_running_loop(), self._advance)
+        loop = asyncio.get_running_loop()
+        failpoint = Failpoint.from_env(os.environ)
+        self._writer = Writer(writing, presence, loop, self._advance, failpoint)
         self._reader = _Reader(reading)
         self._reading = ThreadPoolExecutor(1, "database-reader")
 
@@ -66,8 +70,10 @@ class Database:
         finally:
             await database.aclose()
 
-    async def write(self, unit: Callable[[Connection], _T]) -> _T:
+    async def write(self, unit: Callable[[Connection], _T], *, step: Step = UNNAMED) -> _T:
         """Run `unit` in a transaction and return what it returned once that is durable.
+
+        `step` names it for whoever wants a crash there.
 
         An exception of the unit undoes the unit and is raised here. A caller that is cancelled
         does not undo it: it runs and commits all the same. Raises StorageUnavailableError where
@@ -77,7 +83,7 @@ class Database:
         if self._writer.pending >= _WAITING_LIMIT:
             raise DatabaseBusyError(f"{self._writer.pending} units wait for the database")
         future: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
-        self._writer.submit(Unit(unit, future))
+        self._writer.submit(Unit(unit, future, step))
         return await future
 
     async def read(self, query: Callable[[Connection], _T]) -> _T:

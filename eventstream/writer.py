@@ -22,6 +22,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from eventstream import metrics, sqlite
 from eventstream.errors import StorageUnavailableError
 from eventstream.presence import Presence
+from eventstream.steps import UNNAMED, Failpoint, Point, Step
 
 _log = structlog.get_logger()
 
@@ -43,6 +44,7 @@ class Unit:
 
     run: Callable[[Connection], Any]
     future: asyncio.Future[Any]
+    step: Step = UNNAMED
     value: Any = None
     error: BaseException | None = None
 
@@ -73,6 +75,7 @@ class Writer:
         presence: Presence,
         loop: asyncio.AbstractEventLoop,
         on_commit: Callable[[], None],
+        failpoint: Failpoint | None = None,
     ) -> None:
         self._engine = engine
         self._presence = presence
@@ -80,6 +83,7 @@ class Writer:
         self._presence_due = 0.0
         self._loop = loop
         self._on_commit = on_commit
+        self._failpoint = failpoint
         self._queue: queue.SimpleQueue[Unit | _Signal] = queue.SimpleQueue()
         self._watched = False
         self.pending = 0
@@ -140,10 +144,18 @@ class Writer:
             with self._begin(connection):
                 for unit in self._group(first):
                     group.append(unit)
+                    self._reach(Point.BEFORE, unit)
                     _run(unit, connection)
+                    self._reach(Point.WRITTEN, unit)
+            self._reach(Point.AFTER, *group)
         except Exception as error:  # noqa: BLE001 - whatever it is, the waiting units must be told
             self._fail(group or [first], error)
         return group or [first]
+
+    def _reach(self, point: Point, *units: Unit) -> None:
+        if self._failpoint is not None:
+            for unit in units:
+                self._failpoint.reached(unit.step, point)
 
     def _group(self, first: Unit) -> Iterator[Unit]:
         until = time.monotonic() + _GROUP_SECONDS
