@@ -95,7 +95,7 @@ def load_bookings(connection: Connection, found: Sequence[Row[Any]]) -> list[Boo
 
 
 def load_sagas(connection: Connection, found: Sequence[Row[Any]]) -> list[Saga]:
-    """The sagas of rows of the table `sagas`, each with its booking, in their order."""
+    """The sagas of rows of the table `saga`, each with its booking, in their order."""
     ids = [row.booking_id for row in found]
     rows = connection.execute(select(bookings).where(bookings.c.booking_id.in_(ids))).all()
     by_id = {one.booking_id: one for one in load_bookings(connection, rows)}

@@ -1,4 +1,7 @@
-"""Bookings, sagas and idempotency keys in the database: each method is one transaction."""
+"""Bookings, sagas and idempotency keys in the database: each method is one transaction.
+
+A database has one writer at a time, so what a unit has read holds until it is committed.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,6 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
+from booking import steps
 from booking.changes import Changes
 from booking.domain import Booking, ReferenceTaken, RequestKey, Saga, Status, Step, User
 from booking.messages import event_message
@@ -58,12 +62,11 @@ class BookingStore:
     async def begin(self, saga: Saga, key: RequestKey, due: datetime) -> Booking | None:
         """Store booking, key and saga; or return the booking that the key has made already."""
         try:
-            return await self._db.write(lambda connection: _begin(connection, saga, key, due))
-        except IntegrityError as error:
-            made = await self.requested(key)  # by another process, in the same moment
-            if made is None:
-                raise ReferenceTaken(saga.booking.reference) from error
-            return made
+            return await self._db.write(
+                lambda connection: _begin(connection, saga, key, due), step=steps.BEGIN
+            )
+        except IntegrityError as error:  # the key was looked for in the same unit
+            raise ReferenceTaken(saga.booking.reference) from error
 
     async def cancel(
         self, user: User, booking_id: str, key: RequestKey, owner: str, now: datetime, due: datetime
@@ -71,7 +74,7 @@ class BookingStore:
         """Cancel the user's booking; with the saga, unless it was cancelled before."""
 
         def unit(connection: Connection) -> tuple[Booking, Saga | None] | None:
-            booking = _find(connection, user, booking_id, lock=True)
+            booking = _find(connection, user, booking_id)
             if booking is None:
                 return None
             if made := _requested(connection, key):
@@ -82,7 +85,7 @@ class BookingStore:
             saga = _cancel(connection, booking, owner, now, due)
             return saga.booking, saga
 
-        return await self._db.write(unit)
+        return await self._db.write(unit, step=steps.CANCEL)
 
     async def record(self, before: Saga, after: Saga, due: datetime) -> bool:
         """Store the saga's new step and what it did to the booking; false when superseded."""
@@ -104,7 +107,7 @@ class BookingStore:
                 update_booking(connection, before.booking, after.booking)
             return True
 
-        recorded = await self._db.write(unit)
+        recorded = await self._db.write(unit, step=steps.recording(before, after))
         if recorded:
             self._changes.tell(after.booking)
         return recorded
@@ -116,7 +119,9 @@ class BookingStore:
             .where(_unmoved(saga))
             .values(owner=_NOBODY, due_time=due, attempts=saga.attempts + 1, last_error=error)
         )
-        return await self._db.write(lambda connection: connection.execute(statement).rowcount == 1)
+        return await self._db.write(
+            lambda connection: connection.execute(statement).rowcount == 1, step=steps.POSTPONE
+        )
 
     async def next_due(self, now: datetime, horizon: timedelta) -> datetime | None:
         """When the next saga is due: `now` where one is already."""
@@ -134,7 +139,7 @@ class BookingStore:
         """Take sagas that are due, in a new epoch each, until `due`."""
 
         def unit(connection: Connection) -> Sequence[Saga]:
-            query = _overdue(now, horizon).limit(limit).with_for_update(skip_locked=True)
+            query = _overdue(now, horizon).limit(limit)
             waiting = load_sagas(connection, connection.execute(query).all())
             taken = [replace(saga, owner=owner, epoch=saga.epoch + 1) for saga in waiting]
             for before, after in zip(waiting, taken, strict=True):
@@ -142,12 +147,14 @@ class BookingStore:
                 connection.execute(update(sagas).where(_unmoved(before)).values(**own))
             return taken
 
-        return await self._db.write(unit)
+        return await self._db.write(unit, step=steps.CLAIM)
 
     async def hand_back(self, owner: str, now: datetime) -> int:
         """Make the owner's unfinished sagas due for everybody; how many."""
         statement = update(sagas).where(sagas.c.owner == owner).values(owner=_NOBODY, due_time=now)
-        return await self._db.write(lambda connection: connection.execute(statement).rowcount)
+        return await self._db.write(
+            lambda connection: connection.execute(statement).rowcount, step=steps.HAND_BACK
+        )
 
     @property
     def version(self) -> int:
@@ -170,11 +177,9 @@ def snapshot(
     return [(booking.booking_id, event_message(booking)) for booking in found]
 
 
-def _find(
-    connection: Connection, user: User, booking_id: str, *, lock: bool = False
-) -> Booking | None:
+def _find(connection: Connection, user: User, booking_id: str) -> Booking | None:
     query = select(bookings).where(bookings.c.booking_id == booking_id, _owned_by(user))
-    rows = connection.execute(query.with_for_update() if lock else query).all()
+    rows = connection.execute(query).all()
     return load_bookings(connection, rows)[0] if rows else None
 
 

@@ -1,4 +1,4 @@
-"""The booking database. What is known about persons is in `passengers` and `contacts` alone."""
+"""The booking database. What is known about persons is in `passenger` and `contact` alone."""
 
 from sqlalchemy import Column, ForeignKey, Index, Integer, MetaData, String, Table, Text
 
@@ -9,7 +9,7 @@ metadata = MetaData()
 outbox = Outbox(metadata, "booking")
 
 bookings = Table(
-    "bookings",
+    "booking",
     metadata,
     Column("booking_id", String, primary_key=True),
     Column("reference", String(6), nullable=False, unique=True),
@@ -26,7 +26,7 @@ bookings = Table(
     Column("version", Integer, nullable=False),
 )
 Index(
-    "bookings_of_user",
+    "booking_of_user",
     bookings.c.issuer,
     bookings.c.subject,
     bookings.c.create_time.desc(),
@@ -34,7 +34,7 @@ Index(
 )
 
 segments = Table(
-    "segments",
+    "segment",
     metadata,
     Column("booking_id", ForeignKey(bookings.c.booking_id), primary_key=True),
     Column("position", Integer, primary_key=True, autoincrement=False),
@@ -45,7 +45,7 @@ segments = Table(
 )
 
 passengers = Table(
-    "passengers",
+    "passenger",
     metadata,
     Column("booking_id", ForeignKey(bookings.c.booking_id), primary_key=True),
     Column("position", Integer, primary_key=True, autoincrement=False),
@@ -54,14 +54,14 @@ passengers = Table(
 )
 
 contacts = Table(
-    "contacts",
+    "contact",
     metadata,
     Column("booking_id", ForeignKey(bookings.c.booking_id), primary_key=True),
     Column("email", String, nullable=False),
 )
 
 sagas = Table(
-    "sagas",
+    "saga",
     metadata,
     Column("booking_id", ForeignKey(bookings.c.booking_id), primary_key=True),
     Column("step", String, nullable=False),
@@ -79,7 +79,7 @@ sagas = Table(
 
 # Kept as long as the booking is: a repetition is recognised for ever.
 idempotency_keys = Table(
-    "idempotency_keys",
+    "idempotency_key",
     metadata,
     Column("issuer", String, primary_key=True),
     Column("subject", String, primary_key=True),

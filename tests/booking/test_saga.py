@@ -19,6 +19,7 @@ from booking.domain import (
     Step,
     User,
 )
+from booking.steps import recording
 
 NOW = datetime(2026, 12, 1, 12, tzinfo=UTC)
 REJECTION = Rejection(reason="SEATS_UNAVAILABLE", message="sold out")
@@ -149,3 +150,13 @@ def test_not_cancellable(status: Status) -> None:
     """What was never sold can't be given back."""
     with pytest.raises(NotCancellable):
         saga(Step.FINISHED, status).booking.cancelled(NOW)
+
+
+@pytest.mark.parametrize(("step", "event"), TRANSITIONS)
+def test_every_record_is_a_durable_step(step: Step, event: Event) -> None:
+    """What a saga records after an answer has a name, at which a crash can be placed."""
+    if event is not Event.CANCELLED:  # a unit of its own
+        before = saga(step)
+        name = recording(before, TELL[event](before)).name
+
+        assert name.startswith("booking.record_")

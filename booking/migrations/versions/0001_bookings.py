@@ -12,7 +12,7 @@ down_revision = None
 def upgrade() -> None:
     """Create everything."""
     op.create_table(
-        "bookings",
+        "booking",
         sa.Column("booking_id", sa.String, primary_key=True),
         sa.Column("reference", sa.String(6), nullable=False, unique=True),
         sa.Column("issuer", sa.String, nullable=False),
@@ -28,8 +28,8 @@ def upgrade() -> None:
         sa.Column("version", sa.Integer, nullable=False),
     )
     op.create_index(
-        "bookings_of_user",
-        "bookings",
+        "booking_of_user",
+        "booking",
         ["issuer", "subject", sa.text("create_time DESC"), sa.text("booking_id DESC")],
     )
     _create_parts()
@@ -43,23 +43,23 @@ def downgrade() -> None:
     for table in (
         "booking_event",
         "booking_head",
-        "idempotency_keys",
-        "sagas",
-        "contacts",
-        "passengers",
-        "segments",
-        "bookings",
+        "idempotency_key",
+        "saga",
+        "contact",
+        "passenger",
+        "segment",
+        "booking",
     ):
         op.drop_table(table)
 
 
 def _booking() -> sa.ForeignKey:
-    return sa.ForeignKey("bookings.booking_id")
+    return sa.ForeignKey("booking.booking_id")
 
 
 def _create_parts() -> None:
     op.create_table(
-        "segments",
+        "segment",
         sa.Column("booking_id", sa.String, _booking(), primary_key=True),
         sa.Column("position", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("flight_id", sa.String, nullable=False),
@@ -68,14 +68,14 @@ def _create_parts() -> None:
         sa.Column("taxes", sa.String, nullable=False),
     )
     op.create_table(
-        "passengers",
+        "passenger",
         sa.Column("booking_id", sa.String, _booking(), primary_key=True),
         sa.Column("position", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("given_name", sa.String, nullable=False),
         sa.Column("family_name", sa.String, nullable=False),
     )
     op.create_table(
-        "contacts",
+        "contact",
         sa.Column("booking_id", sa.String, _booking(), primary_key=True),
         sa.Column("email", sa.String, nullable=False),
     )
@@ -83,7 +83,7 @@ def _create_parts() -> None:
 
 def _create_sagas() -> None:
     op.create_table(
-        "sagas",
+        "saga",
         sa.Column("booking_id", sa.String, _booking(), primary_key=True),
         sa.Column("step", sa.String, nullable=False),
         sa.Column("epoch", sa.Integer, nullable=False),
@@ -95,12 +95,12 @@ def _create_sagas() -> None:
         sa.Column("rejection_message", sa.Text),
         sa.Column("fresh_quote_id", sa.String),
     )
-    op.create_index("ix_sagas_due_time", "sagas", ["due_time"])
+    op.create_index("ix_saga_due_time", "saga", ["due_time"])
 
 
 def _create_keys() -> None:
     op.create_table(
-        "idempotency_keys",
+        "idempotency_key",
         sa.Column("issuer", sa.String, primary_key=True),
         sa.Column("subject", sa.String, primary_key=True),
         sa.Column("operation", sa.String, primary_key=True),
