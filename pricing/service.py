@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from enum import StrEnum
 from hashlib import sha256
 from typing import Protocol, TypeVar
 
@@ -27,6 +28,16 @@ Clock = Callable[[], datetime]
 Route = tuple[str, str]
 """Origin and destination."""
 REPRICED_AT_A_TIME = 200
+
+
+class UseCase(StrEnum):
+    """What changes pricing's data: each is one durable step."""
+
+    CREATE_QUOTE = "create_quote"
+    REDEEM = "redeem"
+    RELEASE = "release"
+    UPDATE_FARE = "update_fare"
+    REPRICE = "reprice"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,8 +113,8 @@ class Repository(Protocol):
 class Store(Protocol):
     """Pricing's database."""
 
-    async def transact(self, work: Callable[[Repository], _T]) -> _T:
-        """Run work in a transaction and return once it is durable."""
+    async def transact(self, of: UseCase, work: Callable[[Repository], _T]) -> _T:
+        """Run a use case's work in a transaction and return once it is durable."""
 
     async def query(self, work: Callable[[Repository], _T]) -> _T:
         """Run work that only reads, on one consistent state."""
@@ -130,7 +141,8 @@ class Pricing:
         """
         now, asked = self._now(), _hash([segments, passengers])
         return await self._store.transact(
-            lambda data: _quote(data, request_id, asked, segments, passengers, now)
+            UseCase.CREATE_QUOTE,
+            lambda data: _quote(data, request_id, asked, segments, passengers, now),
         )
 
     async def quote(self, quote_id: str) -> Quote:
@@ -154,7 +166,7 @@ class Pricing:
             return redeemed
 
         try:
-            return await self._store.transact(work)
+            return await self._store.transact(UseCase.REDEEM, work)
         except QuoteExpired as expired:
             raise QuoteExpired(await self._fresh(quote_id, booking_id)) from expired
 
@@ -182,7 +194,7 @@ class Pricing:
             tombstone = Claim(booking_id=booking_id, epoch=claim.epoch, released=True)
             data.bind(quote.release(claim), tombstone)
 
-        await self._store.transact(work)
+        await self._store.transact(UseCase.RELEASE, work)
 
     async def update_fare(
         self, request_id: str, origin: str, destination: str, base: Decimal, etag: int | None
@@ -207,7 +219,7 @@ class Pricing:
             data.set_due(origin, destination, now)
             return fare
 
-        return await self._store.transact(work)
+        return await self._store.transact(UseCase.UPDATE_FARE, work)
 
     async def reprice(self) -> int:
         """Re-price some of the flights that are due, nearest departures first; says how many."""
@@ -218,7 +230,7 @@ class Pricing:
             follow(data, [flight.state for flight in due], {f.state.flight_id: f for f in due}, now)
             return len(due)
 
-        return await self._store.transact(work)
+        return await self._store.transact(UseCase.REPRICE, work)
 
 
 def follow(

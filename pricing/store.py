@@ -3,19 +3,22 @@
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, Row, bindparam, delete, insert, or_, select, tuple_, update
 
-from eventstream import Database, insert_into
+from eventstream import Database, Step, insert_into
 from flights.pricing.v1 import pricing_pb2
 from pricing import messages, tables
 from pricing.domain.fares import CENT, Cabin, Price, in_cents
 from pricing.domain.flights import CabinPrice, CabinState, FlightState, PricedFlight
 from pricing.domain.quotes import Claim, Line, Quote
-from pricing.service import Fare, Made, Repository
+from pricing.service import Fare, Made, Repository, UseCase
 
 _T = TypeVar("_T")
+
+STEPS: Final = {of: Step(f"pricing.{of}") for of in UseCase}
+
 _flight = tables.flights.c
 _fare = tables.fares.c
 _quote = tables.quotes.c
@@ -28,9 +31,11 @@ class SqlStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def transact(self, work: Callable[[Repository], _T]) -> _T:
-        """Run work in a transaction and return once it is durable."""
-        return await self._database.write(lambda connection: work(SqlRepository(connection)))
+    async def transact(self, of: UseCase, work: Callable[[Repository], _T]) -> _T:
+        """Run a use case's work in a transaction and return once it is durable."""
+        return await self._database.write(
+            lambda connection: work(SqlRepository(connection)), step=STEPS[of]
+        )
 
     async def query(self, work: Callable[[Repository], _T]) -> _T:
         """Run work that only reads, on one consistent state."""

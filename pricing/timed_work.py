@@ -7,7 +7,7 @@ from typing import Final, Never
 
 import structlog
 
-from eventstream import Database, Follower, Retention, trim_forever
+from eventstream import Database, Follower, Retention, Step, trim_forever
 from flights.schedule.v1.schedule_pb2 import FlightEvent
 from pricing import tables
 from pricing.service import Clock, Pricing
@@ -20,6 +20,9 @@ _UNCLAIMED_KEPT: Final = timedelta(days=2)
 _CLAIMED_KEPT: Final = timedelta(days=60)
 _REQUESTS_KEPT: Final = timedelta(days=7)
 _TIDIED_AT_A_TIME: Final = 500
+
+TIDY_REQUESTS: Final = Step("pricing.tidy_requests")
+TIDY_QUOTES: Final = Step("pricing.tidy_quotes")
 
 _log = structlog.get_logger()
 
@@ -70,14 +73,16 @@ class TimedWork:
         """Forget what nobody needs any more, quotes in short units; returns how many of them."""
         now, forgotten = self._now(), 0
         await self._database.write(
-            lambda connection: SqlRepository(connection).forget_fare_requests(now - _REQUESTS_KEPT)
+            lambda connection: SqlRepository(connection).forget_fare_requests(now - _REQUESTS_KEPT),
+            step=TIDY_REQUESTS,
         )
         while part := await self._database.write(
             lambda connection: SqlRepository(connection).forget_quotes(
                 unclaimed=now - _UNCLAIMED_KEPT,
                 claimed=now - _CLAIMED_KEPT,
                 limit=_TIDIED_AT_A_TIME,
-            )
+            ),
+            step=TIDY_QUOTES,
         ):
             forgotten += part
         return forgotten

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from enum import StrEnum
 from typing import Protocol, TypeVar
 
 from schedule.domain import (
@@ -25,6 +26,17 @@ from schedule.domain import (
 )
 
 T = TypeVar("T")
+
+
+class UseCase(StrEnum):
+    """What changes the timetable or its seats: each is one durable step."""
+
+    DELAY_FLIGHT = "delay_flight"
+    CANCEL_FLIGHT = "cancel_flight"
+    HOLD = "hold"
+    CONFIRM = "confirm"
+    RELEASE = "release"
+    EXPIRE = "expire"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,8 +123,8 @@ class Records(FlightRecords, HoldRecords, Protocol):
 class Store(Protocol):
     """Runs units of work, and queries, each in one transaction."""
 
-    async def write(self, unit: Callable[[Records], T]) -> T:
-        """Run a unit; returns when what it did is durable. Its exception undoes it."""
+    async def write(self, of: UseCase, unit: Callable[[Records], T]) -> T:
+        """Run a use case's unit; returns when it is durable. Its exception undoes it."""
 
     async def read(self, query: Callable[[Records], T]) -> T:
         """Run a query on one consistent state."""
@@ -148,7 +160,9 @@ class Timetable:
             delay = to if isinstance(to, timedelta) else to - published
             return flight.delayed(delay, command.reason, now=now, utc_offset=self._utc_offset)
 
-        return await self._store.write(lambda records: self._once(records, command, change))
+        return await self._store.write(
+            UseCase.DELAY_FLIGHT, lambda records: self._once(records, command, change)
+        )
 
     async def cancel(self, command: CancelFlight) -> Flight:
         """Cancel a flight and return it as it is now. A repetition changes nothing.
@@ -159,7 +173,9 @@ class Timetable:
         def change(flight: Flight, now: datetime) -> Flight:
             return flight.cancelled(command.reason, now=now)
 
-        return await self._store.write(lambda records: self._once(records, command, change))
+        return await self._store.write(
+            UseCase.CANCEL_FLIGHT, lambda records: self._once(records, command, change)
+        )
 
     def _once(
         self,
@@ -194,22 +210,28 @@ class Seats:
         Raises FlightNotFound, FlightCancelled, FlightDeparted, SeatsUnavailable, HoldReleased,
         StaleEpoch, Invalid.
         """
-        return await self._store.write(lambda records: self._hold(records, command))
+        return await self._store.write(UseCase.HOLD, lambda records: self._hold(records, command))
 
     async def confirm(self, booking_id: str, epoch: int) -> Hold:
         """Sell what is held; a repetition returns the confirmed hold.
 
         Raises HoldNotFound, HoldReleased, HoldExpired, FlightCancelled, StaleEpoch.
         """
-        return await self._store.write(lambda records: self._confirm(records, booking_id, epoch))
+        return await self._store.write(
+            UseCase.CONFIRM, lambda records: self._confirm(records, booking_id, epoch)
+        )
 
     async def release(self, booking_id: str, epoch: int) -> Hold:
         """Give back what is held or sold, for good. Raises StaleEpoch."""
-        return await self._store.write(lambda records: self._release(records, booking_id, epoch))
+        return await self._store.write(
+            UseCase.RELEASE, lambda records: self._release(records, booking_id, epoch)
+        )
 
     async def expire(self, booking_id: str) -> Hold:
         """Give back what is held when the hold is due; a hold in another state stays as it is."""
-        return await self._store.write(lambda records: self._expire(records, booking_id))
+        return await self._store.write(
+            UseCase.EXPIRE, lambda records: self._expire(records, booking_id)
+        )
 
     def _hold(self, records: Records, command: HoldSeats) -> Hold:
         now = self._now()

@@ -7,7 +7,7 @@ table's constraints on seats that holds whatever the isolation of the database.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import groupby
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from sqlalchemy import (
     Connection,
@@ -21,7 +21,7 @@ from sqlalchemy import (
     update,
 )
 
-from eventstream import Database, insert_into
+from eventstream import Database, Step, insert_into
 from flights.schedule.v1 import schedule_pb2
 from schedule import messages
 from schedule.domain import (
@@ -34,10 +34,12 @@ from schedule.domain import (
     RequestIdReused,
     Segment,
 )
-from schedule.service import PageEnd, Records, RouteDay
+from schedule.service import PageEnd, Records, RouteDay, UseCase
 from schedule.tables import flight, flight_cabin, hold, hold_segment, outbox, request
 
 T = TypeVar("T")
+
+STEPS: Final = {of: Step(f"schedule.{of}") for of in UseCase}
 
 _FLIGHT = [column for column in flight.c if column is not flight.c.event]
 _CHANGING = [
@@ -123,9 +125,11 @@ class SqlStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def write(self, unit: Callable[[Records], T]) -> T:
-        """Run a unit; returns when what it did is durable. Its exception undoes it."""
-        return await self._database.write(lambda connection: unit(SqlRecords(connection)))
+    async def write(self, of: UseCase, unit: Callable[[Records], T]) -> T:
+        """Run a use case's unit; returns when it is durable. Its exception undoes it."""
+        return await self._database.write(
+            lambda connection: unit(SqlRecords(connection)), step=STEPS[of]
+        )
 
     async def read(self, query: Callable[[Records], T]) -> T:
         """Run a query on one consistent snapshot."""

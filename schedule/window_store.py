@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from datetime import date, datetime
 from functools import partial
 from operator import attrgetter
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, Executable, bindparam, delete, insert, select, update
 
-from eventstream import Database
+from eventstream import Database, Step
 from schedule import messages
 from schedule.domain import Flight, HoldState
 from schedule.store import ConcurrentChangeError
@@ -21,6 +21,12 @@ from schedule.tables import flight, flight_cabin, hold, outbox, request, timetab
 
 BATCH = 250  # flights: about 1,100 rows with their cabins and events
 REMOVED = 500
+
+START_DAY: Final = Step("schedule.window_start_day")
+ADD: Final = Step("schedule.window_add")
+BEGIN: Final = Step("schedule.window_begin")
+REMOVE: Final = Step("schedule.window_remove")
+FORGET: Final = Step("schedule.window_forget")
 
 _COLUMNS = [c.name for c in flight.c if c.name not in {"status", "event"}]
 _values = attrgetter(*_COLUMNS)
@@ -47,20 +53,22 @@ class SqlWindowStore:
 
     async def add(self, day: date, flights: Sequence[Flight], at: datetime) -> None:
         """Add the flights of a day that are not there yet, in batches."""
-        start, begun = await self._database.write(lambda c: self._started(c, day))
+        start, begun = await self._database.write(lambda c: self._started(c, day), step=START_DAY)
         size = BATCH if begun else max(len(flights), 1)
         for first in range(start, max(len(flights), 1), size):
             last = min(first + size, len(flights))
-            await self._database.write(self._adding(day, flights, first, last, at))
+            await self._database.write(self._adding(day, flights, first, last, at), step=ADD)
 
     async def begin(self) -> None:
         """Begin the history, unless it has begun."""
-        await self._database.write(self._begin)
+        await self._database.write(self._begin, step=BEGIN)
 
     async def remove_past(self, before: datetime, at: datetime) -> int:
         """Remove the flights that arrived before that, in batches; returns how many."""
         removed = 0
-        while part := await self._database.write(lambda c: self._remove(c, before, at)):
+        while part := await self._database.write(
+            lambda c: self._remove(c, before, at), step=REMOVE
+        ):
             removed += part
         return removed
 
@@ -72,7 +80,7 @@ class SqlWindowStore:
             delete(hold).where(settled, hold.c.update_time < holds),
             delete(timetable_day).where(timetable_day.c.day < days),
         ):
-            await self._database.write(partial(_execute, old))
+            await self._database.write(partial(_execute, old), step=FORGET)
 
     def _started(self, connection: Connection, day: date) -> tuple[int, bool]:
         """How many flights of the day are there, and whether the history has begun."""
