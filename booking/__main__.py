@@ -8,47 +8,61 @@ import consulmesh
 from booking import __version__
 from booking.changes import Changes
 from booking.participants import Participants
-from booking.runner import SagaRunner
+from booking.runner import DEFAULT_TERMS, SagaRunner, Terms
 from booking.service import BookingService
 from booking.servicer import STATUS_CODES, BookingServicer
 from booking.store import BookingStore, snapshot
 from booking.tables import outbox
 from booking.upstreams import PricingQuotes, ScheduleSeats
-from consulmesh import Mesh, MeshConfig
+from consulmesh import Member, Mesh, MeshConfig
 from consulmesh.users import TokenVerifier
 from eventstream import Database, Feed, Retention, database_url, trim_forever
 from flights.booking.v1.booking_pb2 import BookingEvent
 from flights.booking.v1.booking_pb2_grpc import add_BookingServiceServicer_to_server
 
-_HOLD = timedelta(minutes=10)  # far longer than the terms of the runner
+HOLD = timedelta(minutes=10)  # far longer than the terms of the runner
 
 
 async def main() -> None:
-    """Wire the service and serve until told to stop. The database is closed last."""
+    """Join the mesh and serve. The database is closed last: sagas are handed back."""
     config = MeshConfig.from_env(os.environ, version=__version__)
     url = database_url(os.environ, "booking", config.state_dir)
-    clock = partial(datetime.now, UTC)
+    users = TokenVerifier.from_env(os.environ, config.state_dir)
     async with (
         Database.open(url, migrations="booking:migrations") as db,
         Mesh.join("booking", config) as mesh,
     ):
-        changes = Changes(db)
-        store = BookingStore(db, changes)
-        quotes = PricingQuotes(mesh.channel("pricing"))
-        seats = ScheduleSeats(mesh.channel("schedule"), _HOLD)
-        participants = Participants(quotes, seats, clock)
-        async with SagaRunner(store, participants, name=mesh.instance_id, clock=clock) as runner:
-            servicer = BookingServicer(
-                BookingService(store, quotes, runner, changes, clock),
-                Feed(db, outbox, event=BookingEvent, snapshot=snapshot),
-                TokenVerifier.from_env(os.environ, config.state_dir),
-            )
-            server = mesh.server(status_codes=STATUS_CODES)
-            add_BookingServiceServicer_to_server(servicer, server)
-            mesh.start(changes.run(), name="booking changes")
-            mesh.start(runner.run(), name="saga runner")
-            mesh.start(trim_forever(db, outbox, Retention()), name="outbox trim")
-            await mesh.serve(server)
+        await serve(mesh, db, users)
+
+
+async def serve(
+    mesh: Member,
+    db: Database,
+    users: TokenVerifier,
+    *,
+    terms: Terms = DEFAULT_TERMS,
+    hold: timedelta = HOLD,
+) -> None:
+    """Wire the service and serve until told to stop."""
+    clock = partial(datetime.now, UTC)
+    changes = Changes(db)
+    store = BookingStore(db, changes)
+    quotes = PricingQuotes(mesh.channel("pricing"))
+    participants = Participants(quotes, ScheduleSeats(mesh.channel("schedule"), hold), clock)
+    async with SagaRunner(
+        store, participants, name=mesh.instance_id, clock=clock, terms=terms
+    ) as runner:
+        servicer = BookingServicer(
+            BookingService(store, quotes, runner, changes, clock),
+            Feed(db, outbox, event=BookingEvent, snapshot=snapshot),
+            users,
+        )
+        server = mesh.server(status_codes=STATUS_CODES)
+        add_BookingServiceServicer_to_server(servicer, server)
+        mesh.start(changes.run(), name="booking changes")
+        mesh.start(runner.run(), name="saga runner")
+        mesh.start(trim_forever(db, outbox, Retention()), name="outbox trim")
+        await mesh.serve(server)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from consulmesh.catalog import Catalog, Upstream
 from consulmesh.config import ConfigError, MeshConfig
 from consulmesh.instances import Instance
+from consulmesh.member import Member
 from consulmesh.mesh import Mesh, run
 from consulmesh.registration import Check, Registration
 
@@ -11,6 +12,7 @@ __all__ = [
     "Check",
     "ConfigError",
     "Instance",
+    "Member",
     "Mesh",
     "MeshConfig",
     "Registration",

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import consulmesh
-from consulmesh import Mesh, MeshConfig
+from consulmesh import Member, Mesh, MeshConfig
 from flight_search import __version__
 from flight_search.airports import AirportDirectory
 from flight_search.freshness import FollowedSources
@@ -22,33 +22,38 @@ from flights.search.v1.search_pb2_grpc import add_SearchServiceServicer_to_serve
 
 
 async def main() -> None:
-    """Runs one instance until it is told to stop."""
+    """Joins the mesh and runs one instance until it is told to stop."""
     config = MeshConfig.from_env(os.environ, version=__version__)
     async with Mesh.join("flight-search", config) as mesh:
         with ReadModel(config.state_dir / "data" / f"{mesh.instance_id}.db") as model:
-            schedule = follow_schedule(mesh.channel("schedule"), model)
-            pricing = follow_pricing(mesh.channel("pricing"), model)
-            sources = FollowedSources(model, {SCHEDULE: schedule, PRICING: pricing})
-            search = ItinerarySearch(
-                MeasuredTimetable(model),
-                AirportDirectory.load(),
-                sources,
-                clock=partial(datetime.now, UTC),
-            )
-            server = mesh.server(status_codes=STATUS_CODES)
-            add_SearchServiceServicer_to_server(SearchServicer(search), server)
-            jobs = {
-                "follow-schedule": schedule.run(),
-                "follow-pricing": pricing.run(),
-                "count": count_for_ever(model),
-                "watch-file": model.fail_when_damaged(),
-            }
-            async with running(mesh, jobs):
-                await mesh.serve(server, warm=sources.warm)
+            await serve(mesh, model)
+
+
+async def serve(mesh: Member, model: ReadModel) -> None:
+    """Wires the service and serves until told to stop."""
+    schedule = follow_schedule(mesh.channel("schedule"), model)
+    pricing = follow_pricing(mesh.channel("pricing"), model)
+    sources = FollowedSources(model, {SCHEDULE: schedule, PRICING: pricing})
+    search = ItinerarySearch(
+        MeasuredTimetable(model),
+        AirportDirectory.load(),
+        sources,
+        clock=partial(datetime.now, UTC),
+    )
+    server = mesh.server(status_codes=STATUS_CODES)
+    add_SearchServiceServicer_to_server(SearchServicer(search), server)
+    jobs = {
+        "follow-schedule": schedule.run(),
+        "follow-pricing": pricing.run(),
+        "count": count_for_ever(model),
+        "watch-file": model.fail_when_damaged(),
+    }
+    async with running(mesh, jobs):
+        await mesh.serve(server, warm=sources.warm)
 
 
 @asynccontextmanager
-async def running(mesh: Mesh, jobs: dict[str, Coroutine[Any, Any, Any]]) -> AsyncIterator[None]:
+async def running(mesh: Member, jobs: dict[str, Coroutine[Any, Any, Any]]) -> AsyncIterator[None]:
     """Runs background jobs for the block: they end before the file that they use is closed."""
     tasks = [mesh.start(job, name=name) for name, job in jobs.items()]
     try:

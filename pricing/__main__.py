@@ -4,7 +4,7 @@ import os
 from datetime import UTC, datetime, timedelta
 
 import consulmesh
-from consulmesh import Mesh, MeshConfig
+from consulmesh import Member, Mesh, MeshConfig
 from eventstream import Database, Feed, Lease, database_url
 from flights.pricing.v1.pricing_pb2 import PriceEvent
 from flights.pricing.v1.pricing_pb2_grpc import add_PricingServiceServicer_to_server
@@ -25,23 +25,28 @@ def now() -> datetime:
 
 
 async def main() -> None:
-    """Wire the service and run it. The database is closed last: jobs give their lease back."""
+    """Join the mesh and serve. The database is closed last: jobs give their lease back."""
     config = MeshConfig.from_env(os.environ, version=__version__)
     url = database_url(os.environ, "pricing", config.state_dir)
     async with (
         Database.open(url, migrations="pricing:migrations") as database,
         Mesh.join("pricing", config) as mesh,
     ):
-        pricing = Pricing(SqlStore(database), now)
-        feed = Feed(database, tables.outbox, event=PriceEvent, snapshot=snapshot)
-        schedule = ScheduleServiceStub(mesh.channel("schedule"))
-        follower = schedule_follower(schedule, schedule_inbox(database, now))
-        work = TimedWork(database, pricing, follower, now)
-        lease = Lease(database, tables.leases, "timed-work", mesh.instance_id, LEASE)
-        mesh.start(lease.lead(work.run), name="timed work")
-        server = mesh.server(status_codes=STATUS_CODES)
-        add_PricingServiceServicer_to_server(PricingServicer(pricing, feed), server)
-        await mesh.serve(server, warm=lambda: whole(database))
+        await serve(mesh, database)
+
+
+async def serve(mesh: Member, database: Database) -> None:
+    """Wire the service and serve until told to stop."""
+    pricing = Pricing(SqlStore(database), now)
+    feed = Feed(database, tables.outbox, event=PriceEvent, snapshot=snapshot)
+    schedule = ScheduleServiceStub(mesh.channel("schedule"))
+    follower = schedule_follower(schedule, schedule_inbox(database, now))
+    work = TimedWork(database, pricing, follower, now)
+    lease = Lease(database, tables.leases, "timed-work", mesh.instance_id, LEASE)
+    mesh.start(lease.lead(work.run), name="timed work")
+    server = mesh.server(status_codes=STATUS_CODES)
+    add_PricingServiceServicer_to_server(PricingServicer(pricing, feed), server)
+    await mesh.serve(server, warm=lambda: whole(database))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import os
 from datetime import timedelta
 
 import consulmesh
-from consulmesh import Mesh, MeshConfig
+from consulmesh import Member, Mesh, MeshConfig
 from eventstream import Database, Feed, Lease, Retention, database_url, trim_forever
 from flights.schedule.v1.schedule_pb2 import FlightEvent
 from flights.schedule.v1.schedule_pb2_grpc import add_ScheduleServiceServicer_to_server
@@ -17,38 +17,43 @@ from schedule.servicer import STATUS_CODES, ScheduleServicer
 from schedule.store import SqlDueHolds, SqlStore, snapshot
 from schedule.tables import leases, outbox
 from schedule.timetable import Airports
-from schedule.window import Window, replayed
+from schedule.window import FlightsOf, Window, replayed
 from schedule.window_store import SqlWindowStore, loaded
 
 TAKEOVER = timedelta(seconds=4)
 
 
 async def main() -> None:
-    """Serve until told to stop. The database is closed last: jobs give their leases back."""
+    """Join the mesh and serve. The database is closed last: jobs give their leases back."""
     config = MeshConfig.from_env(os.environ, version=__version__)
     url = database_url(os.environ, "schedule", config.state_dir)
     async with (
         Database.open(url, migrations="schedule:migrations") as db,
         Mesh.join("schedule", config) as mesh,
     ):
-        clock = SystemClock()
         airports = await asyncio.to_thread(Airports.load)
-        store = SqlStore(db)
-        seats = Seats(store, clock.now)
-        timetable = Timetable(store, airports.utc_offset, clock.now)
+        await serve(mesh, db, airports, replayed(airports))
 
-        rolling = Lease(db, leases, "timetable-window", mesh.instance_id, TAKEOVER)
-        window = Window(SqlWindowStore(db, rolling.check), replayed(airports), clock)
-        sweeping = Lease(db, leases, "hold-expiry", mesh.instance_id, TAKEOVER)
-        sweeper = Sweeper(SqlDueHolds(db), seats.expire, clock)
-        mesh.start(rolling.lead(window.keep), name="timetable-window")
-        mesh.start(sweeping.lead(sweeper.sweep_forever), name="hold-expiry")
-        mesh.start(trim_forever(db, outbox, Retention()), name="outbox-trim")
 
-        feed = Feed(db, outbox, event=FlightEvent, snapshot=snapshot)
-        server = mesh.server(status_codes=STATUS_CODES)
-        add_ScheduleServiceServicer_to_server(ScheduleServicer(timetable, seats, feed), server)
-        await mesh.serve(server, warm=lambda: loaded(db))
+async def serve(mesh: Member, db: Database, airports: Airports, flights_of: FlightsOf) -> None:
+    """Wire the service and serve until told to stop."""
+    clock = SystemClock()
+    store = SqlStore(db)
+    seats = Seats(store, clock.now)
+    timetable = Timetable(store, airports.utc_offset, clock.now)
+
+    rolling = Lease(db, leases, "timetable-window", mesh.instance_id, TAKEOVER)
+    window = Window(SqlWindowStore(db, rolling.check), flights_of, clock)
+    sweeping = Lease(db, leases, "hold-expiry", mesh.instance_id, TAKEOVER)
+    sweeper = Sweeper(SqlDueHolds(db), seats.expire, clock)
+    mesh.start(rolling.lead(window.keep), name="timetable-window")
+    mesh.start(sweeping.lead(sweeper.sweep_forever), name="hold-expiry")
+    mesh.start(trim_forever(db, outbox, Retention()), name="outbox-trim")
+
+    feed = Feed(db, outbox, event=FlightEvent, snapshot=snapshot)
+    server = mesh.server(status_codes=STATUS_CODES)
+    add_ScheduleServiceServicer_to_server(ScheduleServicer(timetable, seats, feed), server)
+    await mesh.serve(server, warm=lambda: loaded(db))
 
 
 if __name__ == "__main__":

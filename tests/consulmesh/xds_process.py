@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 
-from consulmesh import Mesh, MeshConfig, run
+from consulmesh import Member, Mesh, MeshConfig, run
 
 SERVICE = "test.v1.EchoService"
 
@@ -25,7 +25,7 @@ async def main() -> None:
         await mesh.serve(server)
 
 
-def handlers(mesh: Mesh) -> dict[str, Any]:
+def handlers(mesh: Member) -> dict[str, Any]:
     """Return the methods of the service."""
 
     async def get(_request: bytes, _context: Any) -> bytes:
