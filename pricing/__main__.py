@@ -16,7 +16,7 @@ from pricing.store import SqlStore, snapshot
 from pricing.timed_work import TimedWork
 from pricing.upstreams import schedule_follower, schedule_inbox, whole
 
-LEASE = timedelta(seconds=4)  # how long a dead instance is waited for
+TAKEOVER = timedelta(seconds=4)  # how long a dead instance is waited for
 
 
 def now() -> datetime:
@@ -35,14 +35,14 @@ async def main() -> None:
         await serve(mesh, database)
 
 
-async def serve(mesh: Member, database: Database) -> None:
+async def serve(mesh: Member, database: Database, *, takeover: timedelta = TAKEOVER) -> None:
     """Wire the service and serve until told to stop."""
     pricing = Pricing(SqlStore(database), now)
     feed = Feed(database, tables.outbox, event=PriceEvent, snapshot=snapshot)
     schedule = ScheduleServiceStub(mesh.channel("schedule"))
     follower = schedule_follower(schedule, schedule_inbox(database, now))
     work = TimedWork(database, pricing, follower, now)
-    lease = Lease(database, tables.leases, "timed-work", mesh.instance_id, LEASE)
+    lease = Lease(database, tables.leases, "timed-work", mesh.instance_id, takeover)
     mesh.start(lease.lead(work.run), name="timed work")
     server = mesh.server(status_codes=STATUS_CODES)
     add_PricingServiceServicer_to_server(PricingServicer(pricing, feed), server)

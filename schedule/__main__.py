@@ -20,7 +20,7 @@ from schedule.timetable import Airports
 from schedule.window import FlightsOf, Window, replayed
 from schedule.window_store import SqlWindowStore, loaded
 
-TAKEOVER = timedelta(seconds=4)
+TAKEOVER = timedelta(seconds=4)  # how long a dead instance is waited for
 
 
 async def main() -> None:
@@ -35,16 +35,23 @@ async def main() -> None:
         await serve(mesh, db, airports, replayed(airports))
 
 
-async def serve(mesh: Member, db: Database, airports: Airports, flights_of: FlightsOf) -> None:
+async def serve(
+    mesh: Member,
+    db: Database,
+    airports: Airports,
+    flights_of: FlightsOf,
+    *,
+    takeover: timedelta = TAKEOVER,
+) -> None:
     """Wire the service and serve until told to stop."""
     clock = SystemClock()
     store = SqlStore(db)
     seats = Seats(store, clock.now)
     timetable = Timetable(store, airports.utc_offset, clock.now)
 
-    rolling = Lease(db, leases, "timetable-window", mesh.instance_id, TAKEOVER)
+    rolling = Lease(db, leases, "timetable-window", mesh.instance_id, takeover)
     window = Window(SqlWindowStore(db, rolling.check), flights_of, clock)
-    sweeping = Lease(db, leases, "hold-expiry", mesh.instance_id, TAKEOVER)
+    sweeping = Lease(db, leases, "hold-expiry", mesh.instance_id, takeover)
     sweeper = Sweeper(SqlDueHolds(db), seats.expire, clock)
     mesh.start(rolling.lead(window.keep), name="timetable-window")
     mesh.start(sweeping.lead(sweeper.sweep_forever), name="hold-expiry")
