@@ -22,6 +22,7 @@ Who wants a copy follows it into an inbox, where events and position are one tra
     watch = lambda cursor: stub.WatchFlights(ask(cursor), wait_for_ready=True)
     follower = Follower("schedule", watch, inbox)
     mesh.start(follower.run(), name="follow schedule")
+    mesh.start(retry_forever(inbox), name="retry dead letters")
     await follower.caught_up.wait()
 
 What holds: sequence numbers are gapless and in commit order; a reader continues at any cursor that
@@ -36,6 +37,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from eventstream.admin import InboxServicer, add_inbox_service
     from eventstream.columns import UtcDateTime
     from eventstream.database import Database
     from eventstream.dead_letters import DeadLetter
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from eventstream.lease import Lease, LeaseTable
     from eventstream.outbox import Head, Outbox
     from eventstream.retention import Retention, trim_forever
+    from eventstream.retries import retry_forever
     from eventstream.steps import Step
     from eventstream.urls import database_url
 
@@ -69,6 +72,7 @@ __all__ = [
     "Follower",
     "Head",
     "Inbox",
+    "InboxServicer",
     "InboxTables",
     "Lease",
     "LeaseLostError",
@@ -82,12 +86,15 @@ __all__ = [
     "StreamBrokenError",
     "UtcDateTime",
     "WatchResponse",
+    "add_inbox_service",
     "database_url",
     "insert_into",
+    "retry_forever",
     "trim_forever",
 ]
 
 _MODULES = {
+    "admin": ("InboxServicer", "add_inbox_service"),
     "columns": ("UtcDateTime",),
     "database": ("Database",),
     "dead_letters": ("DeadLetter",),
@@ -107,6 +114,7 @@ _MODULES = {
     "lease": ("Lease", "LeaseTable"),
     "outbox": ("Head", "Outbox"),
     "retention": ("Retention", "trim_forever"),
+    "retries": ("retry_forever",),
     "steps": ("Step",),
     "urls": ("database_url",),
 }

@@ -1,10 +1,13 @@
 """Events that a consumer could not apply: kept with the reason, counted, listed, tried again.
 
 There is one letter for a key, the newest event's. Events are absolute: a later event of the key
-that is applied makes the letter pointless and removes it, one that fails takes its place.
+does not wait behind the letter. If it is applied it makes the letter pointless and removes it, if
+it fails it takes the letter's place. So a letter is never older than what was applied of its key,
+and to apply it late brings nothing old back.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Generic, TypeVar
@@ -41,8 +44,11 @@ _log = structlog.get_logger()
 
 _FIRST_DELAY: Final = timedelta(minutes=1)
 _LONGEST_DELAY: Final = timedelta(hours=1)
+_DOUBLINGS: Final = 10  # more would not fit a timedelta in the end
 _REASON_LENGTH: Final = 1_000
-_RETRIED_AT_ONCE: Final = 100  # letters in one unit: the writer is held meanwhile
+_DIGITS: Final = 16
+RETRIED_AT_ONCE: Final = 100
+"""Letters that one unit tries: the writer is held meanwhile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +62,25 @@ class DeadLetter:
     attempts: int
     recorded_time: datetime
     next_attempt_time: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How many letters of a source there are, and when the first of them is due."""
+
+    count: int = 0
+    due_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retried:
+    """What came of letters that were tried again."""
+
+    applied: int = 0
+    failed: int = 0
+
+    def __add__(self, other: "Retried") -> "Retried":
+        return Retried(applied=self.applied + other.applied, failed=self.failed + other.failed)
 
 
 def dead_letter_table(metadata: MetaData, name: str) -> Table:
@@ -80,7 +105,10 @@ def is_poison(error: Exception) -> bool:
 
 
 class DeadLetters(Generic[E]):
-    """The letters of one source; every method runs within a unit of the consumer's database."""
+    """The letters of one source; every method runs within a unit of the consumer's database.
+
+    `jitter` spreads what failed at once: 0 to 1, for three to five quarters of a delay.
+    """
 
     def __init__(
         self,
@@ -88,65 +116,80 @@ class DeadLetters(Generic[E]):
         source: str,
         apply: Callable[[Connection, E], None],
         clock: Callable[[], datetime],
+        jitter: Callable[[], float],
     ) -> None:
         self._table = table
         self._source = source
         self._apply = apply
         self._clock = clock
+        self._jitter = jitter
         self._mine = table.c.source == source
 
     def record(
         self, connection: Connection, key: str, seq: int | None, event: E, error: Exception
     ) -> None:
-        """Keep an event that could not be applied, instead of the key's letter before."""
+        """Keep an event that could not be applied, instead of the key's letter before.
+
+        An event without a key gets one of its own, by its content: letters of others stay.
+        """
         packed = AnyMessage()
-        packed.Pack(event)
+        packed.Pack(event, deterministic=True)
+        payload = packed.SerializeToString()
+        key = key or f"?{hashlib.sha256(payload).hexdigest()[:_DIGITS]}"
         now = self._clock()
         letter = {
             "seq": seq,
-            "payload": packed.SerializeToString(),
+            "payload": payload,
             "reason": _reason(error),
             "attempts": 1,
             "recorded_time": now,
-            "next_attempt_time": now + _FIRST_DELAY,
+            "next_attempt_time": now + self._delay(1),
         }
         self.remove(connection, [key])
         connection.execute(insert(self._table).values(source=self._source, key=key, **letter))
         _log.error("event_dead", source=self._source, key=key, seq=seq, reason=letter["reason"])
 
-    def remove(self, connection: Connection, keys: Iterable[str]) -> None:
+    def remove(self, connection: Connection, keys: Sequence[str]) -> None:
         """Remove the letters of keys for which something newer is known."""
-        known = set(connection.scalars(select(self._table.c.key).where(self._mine)))
-        for key in known.intersection(keys) if known else ():
-            connection.execute(delete(self._table).where(self._of(key)))
+        any_letter = select(self._table.c.key).where(self._mine).limit(1)
+        if keys and connection.execute(any_letter).first() is not None:
+            connection.execute(delete(self._table).where(self._mine, self._table.c.key.in_(keys)))
 
     def clear(self, connection: Connection) -> None:
         """Remove all: a snapshot is about to say everything anew."""
         connection.execute(delete(self._table).where(self._mine))
 
-    def count(self, connection: Connection) -> int:
-        """Return how many there are."""
-        counted = select(func.count()).select_from(self._table).where(self._mine)
-        return connection.execute(counted).scalar_one()
+    def standing(self, connection: Connection) -> Standing:
+        """Return how many there are, and when the first is due."""
+        due_time = func.min(self._table.c.next_attempt_time)
+        counted = select(func.count(), due_time).select_from(self._table).where(self._mine)
+        count, first = connection.execute(counted).one()
+        return Standing(count=count, due_time=first)
 
-    def list(self, connection: Connection) -> Sequence[DeadLetter]:
-        """Return all, by key."""
+    def list(self, connection: Connection, after: str, limit: int) -> Sequence[DeadLetter]:
+        """Return the next letters after a key, by key."""
         c = self._table.c
         wanted = select(*(column for column in c if column is not c.source))
-        rows = connection.execute(wanted.where(self._mine).order_by(c.key))
+        page = wanted.where(self._mine, c.key > after).order_by(c.key).limit(limit)
+        rows = connection.execute(page)
         return [DeadLetter(**row._mapping) for row in rows]  # noqa: SLF001 - SQLAlchemy's public name
 
-    def retry(self, connection: Connection, keys: Sequence[str] | None) -> int:
-        """Apply the letters of `keys`, else those that are due; return how many went."""
-        now = self._clock()
-        due = self._table.c.next_attempt_time <= now
-        chosen = due if keys is None else self._table.c.key.in_(keys)
-        letters = connection.execute(
-            select(self._table).where(self._mine, chosen).limit(_RETRIED_AT_ONCE)
-        ).all()
-        return sum(self._retry(connection, letter, now) for letter in letters)
+    def retry(self, connection: Connection, keys: Sequence[str]) -> Retried:
+        """Apply the letters of these keys."""
+        return self._retry_where(connection, self._table.c.key.in_(keys))
 
-    def _retry(self, connection: Connection, letter: Any, now: datetime) -> bool:
+    def retry_due(self, connection: Connection) -> Retried:
+        """Apply letters that are due, `RETRIED_AT_ONCE` at most."""
+        return self._retry_where(connection, self._table.c.next_attempt_time <= self._clock())
+
+    def _retry_where(self, connection: Connection, chosen: ColumnElement[bool]) -> Retried:
+        c = self._table.c
+        wanted = select(self._table).where(self._mine, chosen).order_by(c.next_attempt_time)
+        letters = connection.execute(wanted.limit(RETRIED_AT_ONCE)).all()
+        applied = sum(self._retry(connection, letter) for letter in letters)
+        return Retried(applied=applied, failed=len(letters) - applied)
+
+    def _retry(self, connection: Connection, letter: Any) -> bool:
         try:
             with connection.begin_nested():
                 self._apply(connection, _unpack(letter.payload))
@@ -154,24 +197,26 @@ class DeadLetters(Generic[E]):
         except Exception as error:
             if not is_poison(error):
                 raise
-            self._postpone(connection, letter, now, error)
+            self._postpone(connection, letter, error)
             return False
         _log.info("event_revived", source=self._source, key=letter.key, seq=letter.seq)
         return True
 
-    def _postpone(
-        self, connection: Connection, letter: Any, now: datetime, error: Exception
-    ) -> None:
-        delay = min(_FIRST_DELAY * 2 ** min(letter.attempts, 10), _LONGEST_DELAY)
+    def _postpone(self, connection: Connection, letter: Any, error: Exception) -> None:
+        attempts = letter.attempts + 1
         connection.execute(
             update(self._table)
             .where(self._of(letter.key))
             .values(
-                attempts=letter.attempts + 1,
+                attempts=attempts,
                 reason=_reason(error),
-                next_attempt_time=now + delay,
+                next_attempt_time=self._clock() + self._delay(attempts),
             )
         )
+
+    def _delay(self, attempts: int) -> timedelta:
+        longer: timedelta = _FIRST_DELAY * 2 ** min(attempts - 1, _DOUBLINGS)
+        return min(longer, _LONGEST_DELAY) * (0.75 + self._jitter() / 2)
 
     def _of(self, key: str) -> ColumnElement[bool]:
         return and_(self._mine, self._table.c.key == key)

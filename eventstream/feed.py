@@ -23,6 +23,7 @@ from sqlalchemy import Connection
 from eventstream import metrics
 from eventstream.database import Database
 from eventstream.outbox import Head, Outbox, Stored
+from eventstream.steps import Step
 from streams.v1.stream_pb2 import (
     PHASE_BOOKMARK,
     PHASE_EVENTS,
@@ -35,6 +36,7 @@ from streams.v1.stream_pb2 import (
 
 E = TypeVar("E", bound=Message)
 
+BEGIN: Final = Step("outbox.begin")
 BATCH: Final = 500
 """Events in one batch at most, and rows in one read of a snapshot."""
 _BOOKMARK_EVERY: Final = 1.0  # seconds without anything that says the reader is complete
@@ -170,7 +172,7 @@ class Feed(Generic[E]):
         read_time = self._now()
         head = await self._db.read(self._outbox.head)
         if head is None:
-            await self._db.write(self._outbox.begin)
+            await self._db.write(self._outbox.begin, step=BEGIN)
             return await self._position()
         return head, read_time
 

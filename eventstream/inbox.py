@@ -9,29 +9,53 @@
     )
 
 `<=` and not `<`: a snapshot sends rows again in the version that is there, and they must be marked
-as seen. `start` marks all rows as unseen, `sweep` removes what still is. A key that comes back
-after its removal must go on with higher versions: a reader that missed the removal has the old row.
+as seen. `start` marks all rows as unseen, `sweep` removes what still is. Either may do a part of it
+and return True, and is called again, in a unit of its own: 100,000 rows in one transaction would
+hold up every other writer of the database for seconds. A key that comes back after its removal must
+go on with higher versions: a reader that missed the removal has the old row.
 
 One statement per event takes about 3,000 events a second. Where a source sends many, give
 `apply_many`: the same statement, built once with `excluded` instead of values, executed with the
 list of all rows of the batch, in order.
 """
 
+import asyncio
+import random
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from google.protobuf.message import Message
 from sqlalchemy import BigInteger, Column, Connection, MetaData, String, Table, select, update
 
 from eventstream import columns, metrics
 from eventstream.database import Database
-from eventstream.dead_letters import DeadLetter, DeadLetters, dead_letter_table, is_poison
+from eventstream.dead_letters import (
+    RETRIED_AT_ONCE,
+    DeadLetter,
+    DeadLetters,
+    Retried,
+    Standing,
+    dead_letter_table,
+    is_poison,
+)
 from eventstream.dialects import insert_into
 from eventstream.errors import PositionMovedError
+from eventstream.steps import Step
 from streams.v1.stream_pb2 import Cursor
 
 E = TypeVar("E", bound=Message)
+
+START: Final = Step("inbox.start_snapshot")
+MARK: Final = Step("inbox.mark_rows")
+APPLY_ROWS: Final = Step("inbox.apply_rows")
+SWEEP: Final = Step("inbox.sweep")
+COMPLETE: Final = Step("inbox.complete_snapshot")
+APPLY: Final = Step("inbox.apply")
+RETRY: Final = Step("inbox.retry")
+
+Part = Callable[[Connection], bool | None]
+"""Work on many rows in parts: it returns True where some is left, to be called again."""
 
 
 class InboxTables:
@@ -62,7 +86,10 @@ class SqlInbox(Generic[E]):
     `apply_many`, where given, is used for whole batches instead of `apply` for each event; a batch
     that it can't take is taken event by event. `start`, `sweep` and it run on the writer thread.
 
-    State: `_revision` is that of the position as it was last read or written here (0: no row).
+    `letters_changed` is set when there are other dead letters than before.
+
+    State: `_revision` is that of the position as it was last read or written here (0: no row);
+    `_standing` is what was last known of the dead letters.
     """
 
     def __init__(
@@ -73,33 +100,33 @@ class SqlInbox(Generic[E]):
         *,
         key: Callable[[E], str],
         apply: Callable[[Connection, E], None],
-        start: Callable[[Connection], None],
-        sweep: Callable[[Connection], None],
+        start: Part,
+        sweep: Part,
         apply_many: Callable[[Connection, Sequence[E]], None] | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        jitter: Callable[[], float] = random.random,
     ) -> None:
+        self.source = source
+        self.letters_changed = asyncio.Event()
         self._db = db
         self._position = tables.position
-        self._source = source
         self._key = key
         self._apply = apply
         self._apply_many = apply_many or self._one_by_one
         self._start = start
         self._sweep = sweep
-        self._letters: DeadLetters[E] = DeadLetters(tables.dead_letter, source, apply, clock)
+        self._clock = clock
+        self._letters: DeadLetters[E] = DeadLetters(
+            tables.dead_letter, source, apply, clock, jitter
+        )
         self._revision = 0
+        self._standing = Standing()
 
     async def position(self) -> Cursor | None:
         """Return the stored cursor; None where there is none, or a snapshot was cut off."""
-        row, letters = await self._db.read(
-            lambda connection: (
-                connection.execute(
-                    select(self._position).where(self._position.c.source == self._source)
-                ).one_or_none(),
-                self._letters.count(connection),
-            )
-        )
-        self._count_letters(letters)
+        mine = self._position.c.source == self.source
+        stored = select(self._position).where(mine)
+        row = await self._db.read(lambda connection: connection.execute(stored).one_or_none())
         self._revision = 0 if row is None else row.revision
         if row is None or row.epoch is None:
             return None
@@ -107,62 +134,72 @@ class SqlInbox(Generic[E]):
 
     async def start_snapshot(self) -> None:
         """Mark all rows as unseen and forget the cursor; the snapshot replaces dead letters too."""
-
-        def unit(connection: Connection, revision: int) -> None:
-            self._move(connection, revision, None)
-            self._letters.clear(connection)
-            self._start(connection)
-
-        await self._write(unit)
+        await self._write(self._letters.clear, None, START)
+        while await self._write(self._start, None, MARK):
+            pass
 
     async def apply(self, events: Sequence[E], cursor: Cursor | None) -> None:
         """Apply events and store the cursor; None in the middle of a snapshot.
 
         Raises PositionMovedError where another consumer has moved the position.
         """
-
-        def unit(connection: Connection, revision: int) -> None:
-            self._move(connection, revision, cursor)
-            self._take(connection, events, None if cursor is None else cursor.seq)
-
-        await self._write(unit)
+        last = None if cursor is None else cursor.seq
+        step = APPLY_ROWS if cursor is None else APPLY
+        await self._write(lambda connection: self._take(connection, events, last), cursor, step)
 
     async def complete_snapshot(self, cursor: Cursor) -> None:
         """Remove the rows that are still unseen and store the cursor."""
+        while await self._write(self._sweep, None, SWEEP):
+            pass
+        await self._write(lambda _: None, cursor, COMPLETE)
 
-        def unit(connection: Connection, revision: int) -> None:
-            self._move(connection, revision, cursor)
-            self._sweep(connection)
+    async def dead_letters(self, after: str = "", limit: int = 1_000) -> Sequence[DeadLetter]:
+        """Return the next events after a key that could not be applied, by key."""
+        return await self._db.read(lambda connection: self._letters.list(connection, after, limit))
 
-        await self._write(unit)
+    async def retry(self, keys: Sequence[str]) -> Retried:
+        """Apply dead letters of keys again, up to a hundred; what fails again waits longer.
 
-    async def dead_letters(self) -> Sequence[DeadLetter]:
-        """Return the events that could not be applied, by key."""
-        return await self._db.read(self._letters.list)
-
-    async def retry(self, keys: Sequence[str] | None = None) -> int:
-        """Apply dead letters again: of these keys, else those that are due; return how many went.
-
-        What fails again waits longer.
+        Any process may: a letter is never older than what was applied of its key.
         """
-        applied, left = await self._db.write(
-            lambda connection: (
-                self._letters.retry(connection, keys),
-                self._letters.count(connection),
-            )
+        return await self._db.write(
+            lambda connection: self._letters.retry(connection, keys[:RETRIED_AT_ONCE]), step=RETRY
         )
-        self._count_letters(left)
-        return applied
 
-    async def _write(self, unit: Callable[[Connection, int], None]) -> None:
+    async def retry_due(self) -> float | None:
+        """Apply the dead letters that are due; return the seconds until others are, if any are."""
+
+        def unit(connection: Connection) -> tuple[Retried, Standing]:
+            return self._letters.retry_due(connection), self._letters.standing(connection)
+
+        standing = await self._db.read(self._letters.standing)
+        while (left := self._seconds_to(standing)) is not None and left <= 0:
+            _, standing = await self._db.write(unit, step=RETRY)
+        self._note(standing)
+        return left
+
+    def _seconds_to(self, standing: Standing) -> float | None:
+        due_time = standing.due_time
+        return None if due_time is None else (due_time - self._clock()).total_seconds()
+
+    async def _write(self, unit: Part, cursor: Cursor | None, step: Step) -> bool:
+        """Run a unit that moves the position to `cursor`; whether it says that more is left."""
         revision = self._revision
 
-        def counted(connection: Connection) -> int:
-            unit(connection, revision)
-            return self._letters.count(connection)
+        def moved(connection: Connection) -> tuple[bool, Standing]:
+            self._move(connection, revision, cursor)
+            return bool(unit(connection)), self._letters.standing(connection)
 
-        self._count_letters(await self._db.write(counted))
+        more, standing = await self._db.write(moved, step=step)
+        self._note(standing)
         self._revision = revision + 1
+        return more
+
+    def _note(self, standing: Standing) -> None:
+        metrics.DEAD_LETTERS.labels(self.source).set(standing.count)
+        if standing != self._standing:
+            self._standing = standing
+            self.letters_changed.set()
 
     def _move(self, connection: Connection, revision: int, cursor: Cursor | None) -> None:
         row = {
@@ -172,20 +209,20 @@ class SqlInbox(Generic[E]):
         }
         position = self._position
         if revision:
-            found = position.c.source == self._source, position.c.revision == revision
+            found = position.c.source == self.source, position.c.revision == revision
             moved = connection.execute(update(position).where(*found).values(row)).rowcount
         else:
-            first = insert_into(connection, position).values(source=self._source, **row)
+            first = insert_into(connection, position).values(source=self.source, **row)
             moved = connection.execute(first.on_conflict_do_nothing()).rowcount
         if not moved:
-            raise PositionMovedError(f"the position of {self._source!r} was moved by another")
+            raise PositionMovedError(f"the position of {self.source!r} was moved by another")
 
     def _take(self, connection: Connection, events: Sequence[E], last: int | None) -> None:
         """Apply a batch; where that fails, event by event, those that fail being dead letters."""
         try:
             with connection.begin_nested():
                 self._apply_many(connection, events)
-                self._letters.remove(connection, map(self._key, events))
+                self._letters.remove(connection, [self._key(event) for event in events])
         except Exception as error:
             if not is_poison(error):
                 raise
@@ -208,6 +245,3 @@ class SqlInbox(Generic[E]):
     def _one_by_one(self, connection: Connection, events: Sequence[E]) -> None:
         for event in events:
             self._apply(connection, event)
-
-    def _count_letters(self, count: int) -> None:
-        metrics.DEAD_LETTERS.labels(self._source).set(count)

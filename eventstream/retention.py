@@ -4,15 +4,19 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Never
+from typing import Final, Never
 
 import structlog
+from sqlalchemy import Connection
 
 from eventstream.database import Database
 from eventstream.errors import StorageUnavailableError
 from eventstream.outbox import Outbox
+from eventstream.steps import Step
 
 _log = structlog.get_logger()
+
+TRIM: Final = Step("outbox.trim")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,9 +47,11 @@ async def trim_forever(
 
 async def trim(db: Database, outbox: Outbox, retention: Retention, *, now: datetime) -> int:
     """Remove all that need not be kept, in short units, and return how many events that were."""
+
+    def unit(connection: Connection) -> int:
+        return outbox.trim(connection, keep=retention.keep, before=now - retention.age)
+
     removed = 0
-    while part := await db.write(
-        lambda connection: outbox.trim(connection, keep=retention.keep, before=now - retention.age)
-    ):
+    while part := await db.write(unit, step=TRIM):
         removed += part
     return removed

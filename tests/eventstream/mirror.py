@@ -3,7 +3,7 @@
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 import grpc
 from google.protobuf.message import Message
@@ -137,9 +137,10 @@ def sweep(connection: Connection) -> None:
     connection.execute(delete(COPIES).where(COPIES.c.seen.is_(False)))
 
 
-def inbox(db: Database) -> SqlInbox[FlightEvent]:
-    """Return the inbox of a copy."""
-    return SqlInbox(db, INBOX_TABLES, "flights", key=key, apply=apply, start=start, sweep=sweep)
+def inbox(db: Database, source: str = "flights", **options: Any) -> SqlInbox[FlightEvent]:
+    """Return the inbox of a copy; `options` are SqlInbox's, in place of the usual ones."""
+    usual: dict[str, Any] = {"key": key, "apply": apply, "start": start, "sweep": sweep}
+    return SqlInbox(db, INBOX_TABLES, source, **usual | options)
 
 
 def feed(db: Database) -> Feed[FlightEvent]:

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import REGISTRY
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, delete, select, text, update
 from sqlalchemy.exc import OperationalError
 
 from eventstream import Database, PositionMovedError, SqlInbox
+from eventstream.dead_letters import Retried
 from flights.schedule.v1.schedule_pb2 import Flight, FlightEvent, FlightRemoved
 from streams.v1.stream_pb2 import Cursor
 from tests.eventstream import mirror
@@ -175,31 +176,88 @@ async def test_a_letter_is_applied_once_its_cause_is_gone(db: Database) -> None:
             raise LookupError("no such distance")
         mirror.apply(connection, event)
 
-    inbox = SqlInbox(
-        db,
-        mirror.INBOX_TABLES,
-        "flights",
-        key=mirror.key,
-        apply=apply,
-        start=mirror.start,
-        sweep=mirror.sweep,
-        clock=lambda: now,
-    )
+    inbox = mirror.inbox(db, apply=apply, clock=lambda: now, jitter=lambda: 0.5)
     limit = 50
     await inbox.position()
     await inbox.apply([changed("a", 1, 10)], at(1))
-    early = await inbox.retry()
+    early = await inbox.retry_due()
     now += timedelta(minutes=1)
-    failed = await inbox.retry()
+    failed = await inbox.retry_due()
     (letter,) = await inbox.dead_letters()
     limit = 0
-    not_due = await inbox.retry()
+    not_due = await inbox.retry_due()
     asked = await inbox.retry(["a"])
 
-    assert [early, failed, not_due, asked] == [0, 0, 0, 1]
+    assert [early, failed, not_due] == [60, 120, 120]
+    assert asked == Retried(applied=1, failed=0)
     assert (letter.attempts, letter.next_attempt_time) == (2, now + timedelta(minutes=2))
     assert await inbox.dead_letters() == []
     assert await db.read(mirror.copied) == {"a": (1, 10)}
+
+
+async def test_a_letter_brings_back_nothing_old(db: Database) -> None:
+    """Poison, then two newer states, one of them poison too: what counts is the newest."""
+    inbox = mirror.inbox(db, apply=_picky, clock=lambda: NOW)
+    await inbox.position()
+    _REFUSED.update({1, 3})
+    await inbox.apply([changed("a", n, n) for n in (1, 2)], at(2))
+    superseded = await inbox.dead_letters()
+    await inbox.apply([changed("a", 3, 3)], at(3))
+    (letter,) = await inbox.dead_letters()
+    _REFUSED.clear()
+    retried = await inbox.retry(["a"])
+
+    assert superseded == []
+    assert (letter.seq, letter.attempts) == (3, 1)
+    assert retried == Retried(applied=1)
+    assert await db.read(mirror.copied) == {"a": (3, 3)}
+
+
+_REFUSED: set[int] = set()
+
+
+def _picky(connection: Connection, event: FlightEvent) -> None:
+    if event.flight_changed.version in _REFUSED:
+        raise LookupError("refused")
+    mirror.apply(connection, event)
+
+
+async def test_events_without_a_key_are_all_kept(db: Database) -> None:
+    """An event so strange that it names no row has a letter of its own."""
+    inbox = await begun(db)
+    await inbox.apply([changed("", 1, BROKEN), changed("", 2, BROKEN)], at(2))
+    letters = await inbox.dead_letters()
+
+    assert [letter.seq for letter in sorted(letters, key=lambda letter: letter.seq or 0)] == [1, 2]
+
+
+async def test_rows_are_marked_and_swept_in_parts(db: Database) -> None:
+    """Work that says that more is left goes on in other units; the cursor comes after all of it."""
+    inbox = mirror.inbox(db, start=_mark_one, sweep=_sweep_one)
+    await inbox.position()
+    await inbox.start_snapshot()
+    await inbox.apply([changed(name, 1, 1) for name in "abcd"], None)
+    await inbox.complete_snapshot(at(4))
+    before = db.version
+    await inbox.start_snapshot()
+    await inbox.apply([changed("b", 1, 1)], None)
+    await inbox.complete_snapshot(at(5))
+
+    assert db.version - before >= 10
+    assert list(await db.read(mirror.copied)) == ["b"]
+    assert await inbox.position() == at(5)
+
+
+def _mark_one(connection: Connection) -> bool:
+    seen = select(mirror.COPIES.c.flight_id).where(mirror.COPIES.c.seen).limit(1)
+    one = mirror.COPIES.c.flight_id == seen.scalar_subquery()
+    return connection.execute(update(mirror.COPIES).where(one).values(seen=False)).rowcount > 0
+
+
+def _sweep_one(connection: Connection) -> bool:
+    unseen = select(mirror.COPIES.c.flight_id).where(~mirror.COPIES.c.seen).limit(1)
+    one = mirror.COPIES.c.flight_id == unseen.scalar_subquery()
+    return connection.execute(delete(mirror.COPIES).where(one)).rowcount > 0
 
 
 async def test_a_failing_database_is_no_poison(db: Database) -> None:
@@ -209,16 +267,7 @@ async def test_a_failing_database_is_no_poison(db: Database) -> None:
         mirror.apply(connection, events[0])
         connection.execute(text("SELECT * FROM missing"))
 
-    inbox = SqlInbox(
-        db,
-        mirror.INBOX_TABLES,
-        "flights",
-        key=mirror.key,
-        apply=mirror.apply,
-        apply_many=broken,
-        start=mirror.start,
-        sweep=mirror.sweep,
-    )
+    inbox = mirror.inbox(db, apply_many=broken)
     await inbox.position()
     with pytest.raises(OperationalError, match="missing"):
         await inbox.apply([changed("a", 1, 10)], at(1))
