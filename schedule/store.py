@@ -1,7 +1,7 @@
 """The database adapter: flights, holds and requests as rows, changes also as events.
 
-A change of a flight is an update conditional on the version that was read; together with the
-table's constraints on seats that holds whatever the isolation of the database.
+A change of a flight is an update conditional on the version that was read, and the table has
+constraints on seats: a second writer, which there must never be, could do no harm.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,21 +9,11 @@ from datetime import datetime
 from itertools import groupby
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import (
-    Connection,
-    RowMapping,
-    bindparam,
-    func,
-    insert,
-    literal_column,
-    select,
-    tuple_,
-    update,
-)
+from sqlalchemy import Connection, Row, Table
 
 from eventstream import Database, Step, insert_into
 from flights.schedule.v1 import schedule_pb2
-from schedule import messages
+from schedule import messages, statements
 from schedule.domain import (
     Cabin,
     CabinSeats,
@@ -35,82 +25,11 @@ from schedule.domain import (
     Segment,
 )
 from schedule.service import PageEnd, Records, RouteDay, UseCase
-from schedule.tables import flight, flight_cabin, hold, hold_segment, outbox, request
+from schedule.tables import hold, outbox, request
 
 T = TypeVar("T")
 
 STEPS: Final = {of: Step(f"schedule.{of}") for of in UseCase}
-
-_FLIGHT = [column for column in flight.c if column is not flight.c.event]
-_CHANGING = [
-    "version",
-    "revision",
-    "departure_time",
-    "arrival_time",
-    "departure_utc_offset_minutes",
-    "arrival_utc_offset_minutes",
-    "status",
-    "status_reason",
-]
-
-_FLIGHTS = (
-    select(*_FLIGHT)
-    .where(flight.c.flight_id.in_(bindparam("flight_ids", expanding=True)))
-    .order_by(flight.c.flight_id)
-)
-_FLIGHTS_LOCKED = _FLIGHTS.with_for_update()
-_CABINS = (
-    select(flight_cabin)
-    .where(flight_cabin.c.flight_id.in_(bindparam("flight_ids", expanding=True)))
-    .order_by(flight_cabin.c.flight_id, flight_cabin.c.cabin)
-)
-_PAGE = (
-    select(*_FLIGHT)
-    .where(
-        flight.c.origin == bindparam("origin"),
-        flight.c.destination == bindparam("destination"),
-        flight.c.departure_date == bindparam("departure_date"),
-    )
-    .order_by(flight.c.scheduled_departure_time, flight.c.flight_id)
-    .limit(bindparam("limit"))
-)
-_NEXT_PAGE = _PAGE.where(
-    tuple_(flight.c.scheduled_departure_time, flight.c.flight_id)
-    > tuple_(bindparam("after_time", type_=flight.c.departure_time.type), bindparam("after_id"))
-)
-_CHANGE_FLIGHT = (
-    update(flight)
-    .where(flight.c.flight_id == bindparam("key"), flight.c.version == bindparam("seen"))
-    .values({name: bindparam(name) for name in [*_CHANGING, "event"]})
-)
-_CHANGE_CABIN = (
-    update(flight_cabin)
-    .where(flight_cabin.c.flight_id == bindparam("key"), flight_cabin.c.cabin == bindparam("of"))
-    .values(held=bindparam("held"), sold=bindparam("sold"))
-)
-_HOLD = (
-    select(hold, hold_segment.c.flight_id, hold_segment.c.cabin, hold_segment.c.seats)
-    .outerjoin(hold_segment, hold_segment.c.booking_id == hold.c.booking_id)
-    .where(hold.c.booking_id == bindparam("key"))
-    .order_by(hold_segment.c.position)
-)
-_HOLD_LOCKED = _HOLD.with_for_update(of=hold)
-_OPEN_HOLD = insert(hold)
-_OPEN_SEGMENTS = insert(hold_segment)
-_MOVE_HOLD = (
-    update(hold)
-    .where(hold.c.booking_id == bindparam("key"))
-    .values({name: bindparam(name) for name in ("saga_epoch", "state", "update_time")})
-)
-_HELD = hold.c.state == literal_column(str(HoldState.HELD.value))  # as in the partial index
-_DUE = (
-    select(hold.c.booking_id)
-    .where(_HELD, hold.c.expire_time <= bindparam("now"))
-    .order_by(hold.c.expire_time)
-    .limit(100)
-)
-_NEXT_EXPIRY = select(func.min(hold.c.expire_time)).where(_HELD)
-_REQUEST = select(request.c.fingerprint).where(request.c.request_id == bindparam("key"))
 
 
 class ConcurrentChangeError(Exception):
@@ -133,23 +52,28 @@ class SqlStore:
 
     async def read(self, query: Callable[[Records], T]) -> T:
         """Run a query on one consistent snapshot."""
-        return await self._database.read(
-            lambda connection: query(SqlRecords(connection, lock=False))
-        )
+        return await self._database.read(lambda connection: query(SqlRecords(connection)))
 
 
 class SqlRecords:
-    """Records of one transaction; with `lock`, what is read stays as it is until its end."""
+    """Records of one transaction.
 
-    def __init__(self, connection: Connection, *, lock: bool = True) -> None:
+    State: `_read`, the flights as they were read, so that only what has changed is written.
+    """
+
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._lock = lock
+        self._read: dict[str, Flight] = {}
 
     def flights(self, flight_ids: Iterable[str]) -> Mapping[str, Flight]:
         """Those of the flights that exist."""
-        query = _FLIGHTS_LOCKED if self._lock else _FLIGHTS
-        rows = self._connection.execute(query, {"flight_ids": sorted(set(flight_ids))})
-        return {found.flight_id: found for found in self._with_cabins(rows.mappings().all())}
+        rows = self._connection.execute(statements.FLIGHTS, {"flight_ids": list(set(flight_ids))})
+        found = {
+            flight_id: _flight(list(group))
+            for flight_id, group in groupby(rows, lambda row: str(row.flight_id))
+        }
+        self._read.update(found)
+        return found
 
     def page(self, of: RouteDay, after: PageEnd | None, limit: int) -> Sequence[Flight]:
         """So many flights after that one, by published departure."""
@@ -159,30 +83,43 @@ class SqlRecords:
             "departure_date": of.departure_date,
             "limit": limit,
         }
-        query = _PAGE
+        query = statements.PAGE
         if after is not None:
-            query = _NEXT_PAGE
+            query = statements.NEXT_PAGE
             values |= {"after_time": after.departure_time, "after_id": after.flight_id}
-        return self._with_cabins(self._connection.execute(query, values).mappings().all())
+        flight_ids = self._connection.execute(query, values).scalars().all()
+        found = self.flights(flight_ids)
+        return [found[flight_id] for flight_id in flight_ids]
 
     def change(self, flights: Sequence[Flight], at: datetime) -> None:
-        """Store the next versions of flights and publish them, in order of id."""
+        """Store new versions of flights that were read, and publish them, in order of id."""
         if not flights:
             return
         ordered = sorted(flights, key=lambda f: f.flight_id)
         events = [messages.flight_changed(f, at).SerializeToString() for f in ordered]
-        rows = [_changes(f, event) for f, event in zip(ordered, events, strict=True)]
-        if self._connection.execute(_CHANGE_FLIGHT, rows).rowcount != len(rows):
-            raise ConcurrentChangeError("a flight has changed meanwhile")
-        seats = [_seats(f, c) for f in ordered for c in f.cabins]
-        self._connection.execute(_CHANGE_CABIN, seats)
+        for each, event in zip(ordered, events, strict=True):
+            self._change(self._read[each.flight_id], each, event)
+        seats = [_seats(f, c) for f in ordered for c in self._moved(f)]
+        if seats:
+            self._connection.execute(statements.CHANGE_CABIN, seats)
         published = [(f.flight_id, e, at) for f, e in zip(ordered, events, strict=True)]
         outbox.append_many(self._connection, published)
 
+    def _change(self, before: Flight, after: Flight, event: bytes) -> None:
+        if before.revision == after.revision:
+            change, row = statements.MOVE_SEATS, _version(before, after, event)
+        else:
+            change, row = statements.CHANGE_FLIGHT, _changes(before, after, event)
+        if self._connection.execute(change, row).rowcount != 1:
+            raise ConcurrentChangeError("a flight has changed meanwhile")
+
+    def _moved(self, after: Flight) -> list[CabinSeats]:
+        before = self._read[after.flight_id]
+        return [seats for seats in after.cabins if seats not in before.cabins]
+
     def hold(self, booking_id: str) -> Hold | None:
         """The booking's hold."""
-        query = _HOLD_LOCKED if self._lock else _HOLD
-        rows = self._connection.execute(query, {"key": booking_id}).all()
+        rows = self._connection.execute(statements.HOLD, {"key": booking_id}).all()
         if not rows:
             return None
         return Hold(
@@ -197,8 +134,8 @@ class SqlRecords:
             ),
         )
 
-    def open_hold(self, new: Hold, at: datetime) -> None:
-        """Store a new hold with its segments."""
+    def open_hold(self, new: Hold, at: datetime) -> bool:
+        """Store a new hold with its segments; False where the booking has one."""
         row = {
             "booking_id": new.booking_id,
             "saga_epoch": new.saga_epoch,
@@ -206,40 +143,31 @@ class SqlRecords:
             "expire_time": new.expire_time,
             "update_time": at,
         }
-        self._connection.execute(_OPEN_HOLD, row)
+        if not self._added(hold, row):
+            return False
         if new.segments:
-            self._connection.execute(_OPEN_SEGMENTS, _segments(new))
+            self._connection.execute(statements.OPEN_SEGMENTS, _segments(new))
+        return True
 
     def move_hold(self, moved: Hold, at: datetime) -> None:
         """Store the new state and epoch of a hold."""
         row = {"saga_epoch": moved.saga_epoch, "state": moved.state.value, "update_time": at}
-        self._connection.execute(_MOVE_HOLD, {"key": moved.booking_id, **row})
+        self._connection.execute(statements.MOVE_HOLD, {"key": moved.booking_id, **row})
 
     def first_time(self, request_id: str, fingerprint: str, at: datetime) -> bool:
         """Note a request; False when it was noted before. Raises RequestIdReused."""
         row = {"request_id": request_id, "fingerprint": fingerprint, "create_time": at}
-        added = self._connection.execute(
-            insert_into(self._connection, request).values(row).on_conflict_do_nothing()
-        )
-        if added.rowcount:
+        if self._added(request, row):
             return True
-        if self._connection.execute(_REQUEST, {"key": request_id}).scalar_one() != fingerprint:
+        before = self._connection.execute(statements.REQUEST, {"key": request_id}).scalar_one()
+        if before != fingerprint:
             raise RequestIdReused("this request_id was used for other content")
         return False
 
-    def _with_cabins(self, rows: Sequence[RowMapping]) -> list[Flight]:
-        keys = [row["flight_id"] for row in rows]
-        found = self._connection.execute(_CABINS, {"flight_ids": keys}).all() if keys else ()
-        cabins = {
-            key: tuple(map(_cabin, group)) for key, group in groupby(found, lambda c: c.flight_id)
-        }
-        return [
-            Flight(
-                **{**row, "status": FlightStatus(row["status"])},
-                cabins=cabins.get(row["flight_id"], ()),
-            )
-            for row in rows
-        ]
+    def _added(self, table: Table, row: Mapping[str, Any]) -> bool:
+        """Insert a row unless its key is there; whether it was not."""
+        new = insert_into(self._connection, table).on_conflict_do_nothing()
+        return self._connection.execute(new, row).rowcount == 1
 
 
 class SqlDueHolds:
@@ -259,33 +187,38 @@ class SqlDueHolds:
 
     async def due(self, now: datetime) -> Sequence[str]:
         """Bookings whose holds have run out by then, the oldest first, 100 at most."""
-        return await self._database.read(lambda c: c.execute(_DUE, {"now": now}).scalars().all())
+        return await self._database.read(
+            lambda c: c.execute(statements.DUE, {"now": now}).scalars().all()
+        )
 
     async def next_expiry(self) -> datetime | None:
         """When the next hold runs out."""
-        return await self._database.read(lambda c: c.execute(_NEXT_EXPIRY).scalar_one())
+        return await self._database.read(lambda c: c.execute(statements.NEXT_EXPIRY).scalar_one())
 
 
 def snapshot(
     connection: Connection, after: str | None, limit: int
 ) -> list[tuple[str, schedule_pb2.FlightEvent]]:
     """The newest event of so many flights after that one, by id."""
-    rows = connection.execute(_SNAPSHOT, {"after": after or "", "limit": limit})
+    rows = connection.execute(statements.SNAPSHOT, {"after": after or "", "limit": limit})
     return [(key, schedule_pb2.FlightEvent.FromString(event)) for key, event in rows]
 
 
-_SNAPSHOT = (
-    select(flight.c.flight_id, flight.c.event)
-    .where(flight.c.flight_id > bindparam("after"))
-    .order_by(flight.c.flight_id)
-    .limit(bindparam("limit"))
-)
+def _flight(rows: Sequence[Row[Any]]) -> Flight:
+    """A flight of its rows, one for each cabin; one without any if it has none."""
+    values = {column.name: getattr(rows[0], column.name) for column in statements.FLIGHT}
+    values["status"] = FlightStatus(rows[0].status)
+    return Flight(**values, cabins=tuple(_cabin(row) for row in rows if row.cabin is not None))
 
 
-def _changes(changed: Flight, event: bytes) -> dict[str, Any]:
-    values = {name: getattr(changed, name) for name in _CHANGING}
-    key = {"key": changed.flight_id, "seen": changed.version - 1}
-    return values | key | {"status": changed.status.value, "event": event}
+def _changes(before: Flight, after: Flight, event: bytes) -> dict[str, Any]:
+    values = {name: getattr(after, name) for name in statements.CHANGING if name != "event"}
+    return values | {"status": after.status.value} | _version(before, after, event)
+
+
+def _version(before: Flight, after: Flight, event: bytes) -> dict[str, Any]:
+    seen = {"key": before.flight_id, "seen": before.version}
+    return seen | {"version": after.version, "event": event}
 
 
 def _seats(changed: Flight, seats: CabinSeats) -> dict[str, Any]:
