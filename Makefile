@@ -14,14 +14,15 @@ SYSTEM := $(BIN)/python -m tools.system
 ROLE ?= customer
 SUBJECT ?= ann
 SECONDS_OF_LOAD ?= 30
+OWN_POSTGRES := $(if $(DATABASE_URL),,$(filter postgres,$(DATABASE)))
 
 .PHONY: help up down ps logs clean test check format proto token grpcurl load bench lock baseline
 
 help: ## List the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
-up: $(RUNTIME) ## Bring everything up in the background and say what runs (REPLICAS=2: so many instances of each service)
-	@$(SYSTEM) up --replicas $(or $(REPLICAS),0)
+up: $(if $(OWN_POSTGRES),$(DEV),$(RUNTIME)) ## Bring everything up in the background and say what runs (REPLICAS=2: so many instances of each service; DATABASE=postgres: DATABASE_URL or a server of its own)
+	@$(SYSTEM) up --replicas $(or $(REPLICAS),0) $(if $(DATABASE),--database $(DATABASE))
 
 ps: $(RUNTIME) ## Table of the instances, from Consul
 	@$(SYSTEM) ps

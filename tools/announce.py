@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from datetime import date, timedelta
 from typing import Any
 
+from tools import databases
 from tools.programs import Settings
 from tools.supervision import Change
 
@@ -83,6 +84,7 @@ def ready(settings: Settings, seconds: float) -> None:
     say(f"\nup after {seconds:.1f} s; the first search was answered after {answered:.1f} s")
     say(f"  public API  {settings.gateway_url}/docs")
     say(f"  Consul      {settings.consul_url}/ui")
+    say(f"  databases   {databases.described(settings.databases)}")
     say(f"  logs        {settings.logs}  (make logs)")
     say("\nTry:\n")
     for title, command in examples(settings, search, found):

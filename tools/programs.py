@@ -18,9 +18,11 @@ SERVICES = {
     "flight-search": "flight_search",
     "booking": "booking",
 }
+DURABLE = {"schedule", "pricing", "booking"}  # those with a database of their own at DATABASE_URL
 GATEWAY = "gateway-bff"
 ADS = "mesh-ads"
 CONSUL = "consul"
+POSTGRES = "postgres"
 LONGEST_SOCKET_PATH = 90  # a Unix socket's path may have 104 to 108 characters
 
 
@@ -36,6 +38,14 @@ class Ports:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Databases:
+    """Where the durable services keep their data."""
+
+    url: str = ""  # of a PostgreSQL server; empty: SQLite files
+    own: bool = False  # whether the server is one of the system's processes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """What `make up` was asked for."""
 
@@ -43,6 +53,7 @@ class Settings:
     ports: Ports = field(default_factory=Ports)
     replicas: int = 0  # 0: as many as run now, or one
     consul: str | None = None  # CONSUL_HTTP_ADDR of the user's own Consul
+    databases: Databases = field(default_factory=Databases)
 
     @property
     def consul_url(self) -> str:
@@ -71,12 +82,25 @@ class Settings:
 
     @property
     def supervisor_socket(self) -> Path:
-        """Where supervisor listens; elsewhere when the folder's path is too long for a socket."""
-        path = self.run / "supervisor.sock"
+        """Where supervisor listens."""
+        return self._socket(self.run / "supervisor.sock", "supervisor.sock")
+
+    @property
+    def postgres_data(self) -> Path:
+        """Folder of the system's own PostgreSQL."""
+        return self.run / "postgres"
+
+    @property
+    def postgres_socket_folder(self) -> Path:
+        """Where that PostgreSQL listens."""
+        return self._socket(self.postgres_data / ".s.PGSQL.5432", "postgres/.s.PGSQL.5432").parent
+
+    def _socket(self, path: Path, name: str) -> Path:
+        """The path of a socket; in the temporary folder when it is too long for one."""
         if len(str(path)) <= LONGEST_SOCKET_PATH:
             return path
-        name = f"flightmesh-{sha256(str(self.run).encode()).hexdigest()[:12]}.sock"
-        return Path(tempfile.gettempdir()) / name
+        system = sha256(str(self.run).encode()).hexdigest()[:12]
+        return Path(tempfile.gettempdir()) / f"flightmesh-{system}-{name}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,12 +110,9 @@ class Program:
     name: str
     command: str
     environment: Mapping[str, str]
-    priority: int  # lower ones start first and stop last
-
-
-def programs(settings: Settings, replicas: int, consul: Path | None) -> list[Program]:
-    """Every process of the system; without Consul's where the user brings one."""
-    return [*consul_program(settings, consul), *mesh_programs(settings, replicas)]
+    priority: int  # lower ones start first
+    user: str | None = None  # None: the one who runs the system
+    stop_signal: str = "TERM"
 
 
 def consul_program(settings: Settings, binary: Path | None) -> Iterator[Program]:
@@ -124,7 +145,8 @@ def mesh_programs(settings: Settings, replicas: int) -> Iterator[Program]:
     for name, package in SERVICES.items():
         for slot in range(1, replicas + 1):
             instance = f"{name}-{slot}"
-            yield python_program(settings, instance, package, 10, MESH_INSTANCE_ID=instance)
+            own = {"DATABASE_URL": settings.databases.url} if name in DURABLE else {}
+            yield python_program(settings, instance, package, 10, MESH_INSTANCE_ID=instance, **own)
     yield python_program(
         settings,
         GATEWAY,
@@ -176,13 +198,15 @@ serverurl=unix://{socket}
 
 
 def section(settings: Settings, program: Program) -> str:
-    """Supervisor's section for one process."""
+    """Supervisor's section for one process; supervisor expands what follows a %."""
     pairs = ",".join(f'{key}="{value}"' for key, value in program.environment.items())
-    environment = f"environment={pairs}\n" if pairs else ""
+    environment = f"environment={pairs}\n".replace("%", "%%") if pairs else ""
+    user = f"user={program.user}\n" if program.user else ""
     return f"""\
 [program:{program.name}]
-command={program.command}
-{environment}priority={program.priority}
+command={program.command.replace("%", "%%")}
+{environment}{user}priority={program.priority}
+stopsignal={program.stop_signal}
 autorestart=true
 startsecs=3
 startretries=5

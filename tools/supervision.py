@@ -13,7 +13,7 @@ from xmlrpc.client import Fault, ServerProxy
 import psutil
 from supervisor.xmlrpc import Faults, SupervisorTransport
 
-from tools.programs import CONSUL, GATEWAY, Program, Settings, supervisor_config
+from tools.programs import CONSUL, GATEWAY, POSTGRES, Program, Settings, supervisor_config
 
 PATIENCE = 60.0  # seconds for a daemon to start, or for everything to stop
 
@@ -61,7 +61,10 @@ class Supervisor:
     def update(self, wanted: list[Program]) -> Change:
         """Make exactly these processes run; those whose settings are the same are left alone."""
         text = supervisor_config(self.settings, wanted)
-        self.settings.supervisor_config.write_text(text)
+        file = self.settings.supervisor_config
+        file.touch()
+        file.chmod(0o600)  # it may hold a database's password
+        file.write_text(text)
         if self.pid() is None:
             self._start()
             return Change(started=names(wanted), restarted=[], stopped=[], kept=[])
@@ -135,14 +138,24 @@ class Supervisor:
             return False
         daemon = psutil.Process(pid)
         everything = [process.name for process in self.states()]
-        self._stop_together([GATEWAY])
-        self._stop_together([name for name in everything if name != CONSUL])
-        self._stop_together([name for name in everything if name == CONSUL])
+        last = {CONSUL, POSTGRES}
+        self._stop_together([name for name in everything if name == GATEWAY])
+        self._stop_together([name for name in everything if name not in {GATEWAY, *last}])
+        self._stop_together([name for name in everything if name in last])
         for name in everything:  # it would take a second for each, even if they have stopped
             self.rpc.removeProcessGroup(name)
         self.rpc.shutdown()
         daemon.wait(timeout=PATIENCE)
         return True
+
+
+def fail_if_given_up(settings: Settings, supervisor: Supervisor) -> None:
+    """Exit with the end of its log when supervisor no longer restarts a process."""
+    for process in supervisor.states():
+        if process.state == "FATAL":
+            log = settings.logs / f"{process.name}.log"
+            tail = log.read_text().splitlines()[-20:] if log.exists() else []
+            sys.exit("\n".join([f"{process.name} does not start:", *tail, f"(from {log})"]))
 
 
 def names(wanted: list[Program]) -> list[str]:

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,25 +21,43 @@ from requests import RequestException
 
 from consulmesh.consul_api import Administration
 from consulmesh.users import LocalIssuer
-from tools import announce
+from tools import announce, databases, postgres
 from tools.binaries import ROOT, get
 from tools.config_entries import apply
-from tools.programs import ADS, CONSUL, GATEWAY, SERVICES, Ports, Program, Settings, programs
-from tools.supervision import Supervisor, until
+from tools.programs import (
+    ADS,
+    CONSUL,
+    GATEWAY,
+    POSTGRES,
+    SERVICES,
+    Ports,
+    Program,
+    Settings,
+    consul_program,
+    mesh_programs,
+)
+from tools.supervision import Supervisor, fail_if_given_up, until
 
 READY_WITHIN = 180.0  # seconds; a first start loads the timetable
 
 
-def up(settings: Settings) -> None:
+def up(settings: Settings, database: str | None) -> None:
     """Bring up what does not run yet, wait until all of it is ready, and say what there is."""
     began = time.monotonic()
     supervisor = Supervisor(settings)
+    running = supervisor.pid() is not None
+    chosen = databases.choose(settings, database, os.environ, running=running)
+    settings = replace(settings, databases=chosen)
     replicas = settings.replicas or replicas_running(supervisor) or 1
     prepare(settings)
-    if supervisor.pid() is None:
+    if not running:
         refuse_busy_ports(settings)
-    wanted = programs(settings, replicas, consul_binary(settings))
+    base = foundation(settings)
+    if not running:
+        wait_for_database(settings, supervisor, base)
+    wanted = [*base, *mesh_programs(settings, replicas)]
     change = supervisor.update(wanted)
+    databases.remember(settings)
     announce.changes(change)
     with administration(settings) as client:
         wait_for_consul(settings, supervisor, client)
@@ -60,9 +79,20 @@ def prepare(settings: Settings) -> None:
     LocalIssuer(settings.run / "issuer")
 
 
-def consul_binary(settings: Settings) -> Path | None:
-    """The Consul to run; None when the user brings one."""
-    return None if settings.consul else get("consul")
+def foundation(settings: Settings) -> list[Program]:
+    """What the mesh stands on: a Consul and a PostgreSQL, unless the user brings them."""
+    consul = None if settings.consul else get("consul")
+    own = settings.databases.own
+    return [*consul_program(settings, consul), *([postgres.program(settings)] if own else [])]
+
+
+def wait_for_database(settings: Settings, supervisor: Supervisor, base: list[Program]) -> None:
+    """See that a PostgreSQL is there before a service asks for it; the system's own is started."""
+    if settings.databases.own:
+        announce.changes(supervisor.update(base))
+        postgres.wait(settings, supervisor)
+    elif reason := settings.databases.url and postgres.refusal(settings.databases.url):
+        sys.exit(f"{databases.described(settings.databases)} can't be used: {reason}")
 
 
 def replicas_running(supervisor: Supervisor) -> int:
@@ -128,7 +158,7 @@ def wait_until_ready(
 ) -> None:
     """Wait until every instance passes its checks in Consul, naming each as it does."""
     began = time.monotonic()
-    missing = {program.name for program in wanted} - {CONSUL, ADS, GATEWAY}
+    missing = {program.name for program in wanted} - {CONSUL, POSTGRES, ADS, GATEWAY}
     missing |= {f"{GATEWAY}-1", f"{ADS}-1"}
     announce.waiting(f"{len(missing)} instances; the first start loads a year of flights")
 
@@ -167,15 +197,6 @@ def owns(supervisor: Supervisor, instance: str, port: int) -> bool:
     return any(s.status == psutil.CONN_LISTEN and s.laddr.port == port for s in sockets)
 
 
-def fail_if_given_up(settings: Settings, supervisor: Supervisor) -> None:
-    """Exit with the end of its log when supervisor no longer restarts a process."""
-    for process in supervisor.states():
-        if process.state == "FATAL":
-            log = settings.logs / f"{process.name}.log"
-            tail = log.read_text().splitlines()[-20:] if log.exists() else []
-            sys.exit("\n".join([f"{process.name} does not start:", *tail, f"(from {log})"]))
-
-
 def ps(settings: Settings) -> None:
     """Print a table of the instances that Consul knows."""
     try:
@@ -188,6 +209,8 @@ def ps(settings: Settings) -> None:
     except (RequestException, ConsulException) as error:
         sys.exit(f"Consul at {settings.consul_url} does not answer: {error}")
     announce.table(rows)
+    if chosen := databases.remembered(settings):
+        announce.say(f"\nThe durable services use {databases.described(chosen)}.")
 
 
 def logs(settings: Settings, of: str) -> None:
@@ -209,6 +232,7 @@ def clean(settings: Settings) -> None:
     """Stop everything and drop its data, logs and keys."""
     down(settings)
     shutil.rmtree(settings.run, ignore_errors=True)
+    shutil.rmtree(settings.postgres_socket_folder, ignore_errors=True)
 
 
 def token(settings: Settings, role: str, subject: str) -> None:
@@ -224,7 +248,9 @@ def arguments() -> argparse.Namespace:
         default = getattr(Ports(), name.replace("-", "_"))
         parser.add_argument(f"--{name}-port", type=int, default=default)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("up").add_argument("--replicas", type=int, default=0)
+    bring = commands.add_parser("up")
+    bring.add_argument("--replicas", type=int, default=0)
+    bring.add_argument("--database", choices=databases.ENGINES)
     commands.add_parser("logs").add_argument("of", nargs="?", default="")
     for name in ("ps", "down", "clean"):
         commands.add_parser(name)
@@ -251,7 +277,7 @@ def main() -> None:
     )
     match given.command:
         case "up":
-            up(settings)
+            up(settings, given.database)
         case "ps":
             ps(settings)
         case "logs":
