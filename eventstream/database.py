@@ -8,15 +8,14 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
 from typing import Final, Self, TypeVar
 
-from sqlalchemy import Connection, Engine
-from sqlalchemy.engine import make_url
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from eventstream import migrate, sqlite
+from eventstream import migrate
+from eventstream.backend import Backend, backend_of
 from eventstream.errors import DatabaseBusyError, DatabaseClosedError, StorageUnavailableError
-from eventstream.presence import Presence
 from eventstream.steps import UNNAMED, Failpoint, Step
-from eventstream.writer import ATTEMPT, Unit, Writer
+from eventstream.writer import Unit, Writer
 
 _T = TypeVar("_T")
 
@@ -33,16 +32,17 @@ class Database:
     State: `_version`, `_changed`, `_watchers` and `_closed`, all on the loop's thread.
     """
 
-    def __init__(self, writing: Engine, reading: Engine, presence: Presence) -> None:
+    def __init__(self, backend: Backend) -> None:
         self._version = 0
         self._changed = asyncio.Event()
         self._watchers = 0
         self._closed = False
         loop = asyncio.get_running_loop()
         failpoint = Failpoint.from_env(os.environ)
-        self._writer = Writer(writing, presence, loop, self._advance, failpoint)
-        self._reader = _Reader(reading)
+        self._writer = Writer(backend, loop, self._advance, failpoint)
+        self._reader = _Reader(backend)
         self._reading = ThreadPoolExecutor(1, "database-reader")
+        self._listening = loop.create_task(backend.listen(self._advance), name="database-listener")
 
     @classmethod
     @asynccontextmanager
@@ -50,20 +50,15 @@ class Database:
         """Open the database at `url`, create it where there is none, and close it at the end.
 
         `migrations` names a folder of Alembic's as "package:folder"; what is due there is run
-        first, by one process at a time. Raises StorageUnavailableError where the file can't be
-        opened and NotImplementedError for a database other than SQLite.
+        first, by one process at a time. Raises StorageUnavailableError where the database can't
+        be used, and ConfigError where the URL is none of SQLite or PostgreSQL, or where somebody
+        else must create the database.
         """
-        parsed = make_url(url)
-        if parsed.get_backend_name() != "sqlite":
-            raise NotImplementedError(f"no support for {parsed.get_backend_name()} yet")
-        sqlite.file_of(parsed).parent.mkdir(parents=True, exist_ok=True)
+        backend = backend_of(url)
+        await backend.ready()
         if migrations is not None:
-            await asyncio.to_thread(migrate.upgrade, parsed, migrations)
-        database = cls(
-            sqlite.writing_engine(parsed, ATTEMPT),
-            sqlite.reading_engine(parsed, _READ_PATIENCE),
-            Presence.beside(sqlite.file_of(parsed)),
-        )
+            await asyncio.to_thread(migrate.upgrade, url, migrations)
+        database = cls(backend)
         try:
             await database.read(lambda _: None)
             yield database
@@ -103,9 +98,10 @@ class Database:
     async def changed(self, seen: int) -> int:
         """Wait until `version` is beyond `seen` and return it.
 
-        This process's commits are noticed at once, those of others within about 10 ms, but within
-        250 ms after another has opened the database, or from a program that does so without a
-        `Database`. A commit may count twice. Take `version` before reading what it is about.
+        This process's commits are noticed at once, those of others within about 10 ms, but on
+        SQLite within 250 ms after another has opened the database, or from a program that does so
+        without a `Database`; on PostgreSQL not from such a program, and while the server is away
+        when it is back. A commit may count twice. Take `version` before reading what it is about.
         Raises DatabaseClosedError.
         """
         with self._watching():
@@ -120,6 +116,8 @@ class Database:
             return
         self._closed = True
         self._changed.set()
+        self._listening.cancel()
+        await asyncio.wait([self._listening])
         await self._writer.stop()
         await asyncio.get_running_loop().run_in_executor(self._reading, self._reader.close)
         self._reading.shutdown()
@@ -149,21 +147,28 @@ class Database:
 class _Reader:
     """The reader thread's connection; reopened after a failure of the storage."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._engine = backend.reading(_READ_PATIENCE)
         self._connection: Connection | None = None
 
     def run(self, query: Callable[[Connection], _T]) -> _T:
+        was_idle = self._connection is not None
         try:
-            if self._connection is None:
-                self._connection = self._engine.connect()
-            with self._connection.begin():
-                return query(self._connection)
-        except DBAPIError as error:
+            return self._run(query)
+        except Exception as error:
             self.close()
-            if sqlite.is_unavailable(error):
-                raise StorageUnavailableError("the database can't be read now") from error
-            raise
+            if not self._backend.is_unavailable(error):
+                raise
+            if was_idle and not self._backend.is_locked(error):
+                return self.run(query)  # it may have broken while nobody used it
+            raise StorageUnavailableError("the database can't be read now") from error
+
+    def _run(self, query: Callable[[Connection], _T]) -> _T:
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        with self._connection.begin():
+            return query(self._connection)
 
     def close(self) -> None:
         connection, self._connection = self._connection, None

@@ -10,42 +10,55 @@ Alembic is imported only where a migration is due. All that are due are one tran
 killed in the middle leaves the schema that was there before.
 """
 
-import fcntl
+import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from importlib import resources
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
-from sqlalchemy import Column, Connection, Engine, MetaData, String, Table, inspect, select
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy import URL, Column, Connection, MetaData, String, Table, inspect, select
 
-from eventstream import sqlite
+from eventstream.backend import backend_of
+from eventstream.steps import Failpoint, Point, Step
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 _log = structlog.get_logger()
 
+UPGRADE: Final = Step("migrate.upgrade")
 _PATIENCE: Final = timedelta(seconds=60)
 _REVISION: Final = re.compile(r"^(down_)?revision\b[^=\n]*=\s*[\"']([^\"'\n]+)[\"']", re.MULTILINE)
 _VERSION: Final = Table("alembic_version", MetaData(), Column("version_num", String(32)))
 
 
-def upgrade(url: URL, migrations: str) -> None:
+def upgrade(url: str | URL, migrations: str) -> None:
     """Run what is due of `migrations` ("package:folder"); blocks, also while another process does.
 
-    A database that is ahead of this program (a newer release was rolled back) is left as it is:
-    released migrations only ever add.
+    All that is due is one transaction, and as a transaction holds the database's write lock, one
+    process at a time does it. A database that is ahead of this program (a newer release was rolled
+    back) is left as it is: released migrations only ever add.
     """
-    engine = sqlite.writing_engine(url, _PATIENCE)
+    backend = backend_of(url)
     folder = _folder(migrations)
-    if not _due(engine, folder):
-        return
-    with _alone(sqlite.file_of(url)):
-        if _due(engine, folder):
-            with engine.begin() as connection:
-                _run(connection, folder)
+    with backend.reading(_PATIENCE).connect() as connection:
+        if not _due(connection, folder):
+            return
+    config = _config(folder)
+    failpoint = Failpoint.from_env(os.environ)
+    with backend.writing(_PATIENCE).begin() as connection:
+        if _due(connection, folder):
+            _reach(failpoint, Point.BEFORE)
+            _run(connection, config)
+            _reach(failpoint, Point.WRITTEN)
+    _reach(failpoint, Point.AFTER)
+
+
+def _reach(failpoint: Failpoint | None, point: Point) -> None:
+    if failpoint is not None:
+        failpoint.reached(UPGRADE, point)
 
 
 def _folder(migrations: str) -> Path:
@@ -53,9 +66,9 @@ def _folder(migrations: str) -> Path:
     return Path(str(resources.files(package))) / folder
 
 
-def _due(engine: Engine, folder: Path) -> bool:
+def _due(connection: Connection, folder: Path) -> bool:
     known, head = _revisions(folder)
-    current = _current(engine)
+    current = _current(connection)
     if current is not None and current not in known:
         _log.warning("database_ahead", revision=current, newest_known=head)
         return False
@@ -75,31 +88,28 @@ def _revisions(folder: Path) -> tuple[set[str], str]:
     return known, heads.pop()
 
 
-def _current(engine: Engine) -> str | None:
-    with engine.connect() as connection:
-        if not inspect(connection).has_table(_VERSION.name):
-            return None
-        return connection.execute(select(_VERSION.c.version_num)).scalar_one_or_none()
+def _current(connection: Connection) -> str | None:
+    if not inspect(connection).has_table(_VERSION.name):
+        return None
+    return connection.execute(select(_VERSION.c.version_num)).scalar_one_or_none()
 
 
-@contextmanager
-def _alone(file: Path) -> Iterator[None]:
-    """Hold the lock of the processes that migrate this database; it ends with the process."""
-    with file.with_suffix(".migrating").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _run(connection: Connection, folder: Path) -> None:
-    from alembic import command  # noqa: PLC0415 - costs 11 MB, and is seldom needed
-    from alembic.config import Config  # noqa: PLC0415 - as above
+def _config(folder: Path) -> "Config":
+    """Return Alembic's configuration; importing it takes too long for an open transaction."""
+    from alembic.config import Config  # noqa: PLC0415 - costs 11 MB, and is seldom needed
 
     config = Config()
     config.set_main_option("script_location", str(folder).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
+    return config
+
+
+def _run(connection: Connection, config: "Config") -> None:
+    from alembic import command  # noqa: PLC0415 - as above
+
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
-    _log.info("database_migrated", folder=folder.name, database=connection.engine.url.database)
+    _log.info("database_migrated", database=connection.engine.url.database)
 
 
 def run_env(metadata: MetaData) -> None:
@@ -117,7 +127,7 @@ def run_env(metadata: MetaData) -> None:
     url = context.config.get_main_option("sqlalchemy.url")
     if url is None:
         raise ValueError("sqlalchemy.url is not configured")
-    with sqlite.writing_engine(make_url(url), _PATIENCE).begin() as connection:
+    with backend_of(url).writing(_PATIENCE).begin() as connection:
         _run_on(connection, metadata)
 
 

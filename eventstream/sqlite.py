@@ -6,6 +6,8 @@ that reads first can't become a writer once another process has committed.
 """
 
 import sqlite3
+import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
@@ -13,6 +15,9 @@ from typing import Final
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
+
+from eventstream.errors import StorageUnavailableError
+from eventstream.presence import Presence
 
 _PRAGMAS: Final = (
     "PRAGMA journal_mode = WAL",
@@ -33,72 +38,138 @@ _UNAVAILABLE: Final = frozenset(
     }
 )
 _PRIMARY: Final = 0xFF  # an extended result code holds the primary one in its low byte
-
-
-def writing_engine(url: URL, patience: timedelta) -> Engine:
-    """Return an engine whose transactions hold the write lock from their beginning.
-
-    `patience` is how long one attempt waits for that lock.
-    """
-    return _engine(url, patience, "BEGIN IMMEDIATE")
-
-
-def reading_engine(url: URL, patience: timedelta) -> Engine:
-    """Return an engine whose transactions each read one snapshot and can't write."""
-    return _engine(url, patience, "BEGIN", "PRAGMA query_only = ON")
-
-
-def _engine(url: URL, patience: timedelta, begin: str, *pragmas: str) -> Engine:
-    engine = create_engine(
-        url,
-        poolclass=NullPool,
-        connect_args={"timeout": patience / _SECOND},
-        hide_parameters=True,  # an error goes to the log, the values of a statement may not
-    )
-
-    @event.listens_for(engine, "connect")
-    def configure(connection: sqlite3.Connection, _record: object) -> None:
-        connection.isolation_level = None
-        for pragma in (*_PRAGMAS, *pragmas):
-            connection.execute(pragma)
-
-    @event.listens_for(engine, "begin")
-    def start(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
-
-    return engine
-
-
+_LOOK_EVERY: Final = 0.010  # seconds between looks for other processes' commits
+_LOOK_ALONE: Final = 0.250  # the same while there is none, and between looks for one
 _SECOND: Final = timedelta(seconds=1)
+
+
+class Sqlite:
+    """A database in a file, its WAL beside it. Has no state of its own."""
+
+    def __init__(self, url: URL) -> None:
+        if url.database in {None, "", ":memory:"}:
+            raise ValueError(f"a durable stream needs a file: {url!r}")
+        self._url = url
+        self._file = Path(str(url.database))
+
+    async def ready(self) -> None:
+        """Create the folder; the file is made by whoever connects first."""
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageUnavailableError(f"no folder for {self._file.name}") from error
+
+    def writing(self, patience: timedelta) -> Engine:
+        """Return an engine whose transactions begin IMMEDIATE."""
+        return self._engine(patience, "BEGIN IMMEDIATE", "SAVEPOINT unit")
+
+    def reading(self, patience: timedelta) -> Engine:
+        """Return an engine whose transactions are deferred, and may not write."""
+        engine = self._engine(patience, "BEGIN")
+        event.listen(engine, "connect", _forbid_writing)
+        return engine
+
+    def _engine(self, patience: timedelta, *begin: str) -> Engine:
+        engine = create_engine(
+            self._url,
+            poolclass=NullPool,
+            connect_args={"timeout": patience / _SECOND},
+            hide_parameters=True,  # an error goes to the log, the values of a statement may not
+        )
+
+        @event.listens_for(engine, "connect")
+        def configure(connection: sqlite3.Connection, _record: object) -> None:
+            connection.isolation_level = None
+            for pragma in _PRAGMAS:
+                connection.execute(pragma)
+
+        @event.listens_for(engine, "begin")
+        def start(connection: Connection) -> None:
+            for command in begin:
+                connection.exec_driver_sql(command)
+
+        return engine
+
+    def mark(self, connection: Connection) -> None:
+        """Move the savepoint here.
+
+        By hand: SQLAlchemy compiles its own anew each time, which costs as much as a small unit.
+        """
+        connection.exec_driver_sql("RELEASE SAVEPOINT unit")
+        connection.exec_driver_sql("SAVEPOINT unit")
+
+    def undo(self, connection: Connection) -> None:
+        """Go back to the savepoint."""
+        connection.exec_driver_sql("ROLLBACK TO SAVEPOINT unit")
+
+    def is_sound(self, connection: Connection) -> bool:
+        """False after errors that end the transaction: a full disk, no memory."""
+        return _driver(connection).in_transaction
+
+    def is_locked(self, error: BaseException) -> bool:
+        """Whether it is SQLITE_BUSY."""
+        return _primary_code(error) == sqlite3.SQLITE_BUSY
+
+    def is_unavailable(self, error: BaseException) -> bool:
+        """Whether the result code is one of the storage's."""
+        return _primary_code(error) in _UNAVAILABLE
+
+    def looks(self) -> "DataVersion":
+        """Return what asks for SQLite's number of foreign commits."""
+        return DataVersion(Presence.beside(self._file))
+
+    async def listen(self, told: Callable[[], None]) -> None:
+        """Return at once: SQLite tells nobody."""
+
+
+class DataVersion:
+    """Looks for other processes' commits, often only while there are other processes.
+
+    State: `every`, `_presence_due`, and `_version` as it was last read on `_connection`.
+    """
+
+    def __init__(self, presence: Presence) -> None:
+        self._presence = presence
+        self._presence_due = 0.0
+        self._connection: Connection | None = None
+        self._version: int | None = None
+        self.every = _LOOK_EVERY
+
+    def changed(self, connection: Connection) -> bool:
+        """Whether the number is another one; also on a new connection, which can't compare."""
+        if (now := time.monotonic()) >= self._presence_due:
+            self.every = _LOOK_ALONE if self._presence.alone() else _LOOK_EVERY
+            self._presence_due = now + _LOOK_ALONE
+        version = data_version(connection)
+        if connection is self._connection and version == self._version:
+            return False
+        self._connection, self._version = connection, version
+        return True
+
+    def close(self) -> None:
+        """Be present no longer."""
+        self._connection = None
+        self._presence.close()
 
 
 def data_version(connection: Connection) -> int:
     """Return a number that changes when any other connection, of any process, has committed."""
-    driver = connection.connection.driver_connection
-    if not isinstance(driver, sqlite3.Connection):
-        raise TypeError(f"not a connection of SQLite: {driver!r}")
-    version: int = driver.execute("PRAGMA data_version").fetchone()[0]
+    version: int = _driver(connection).execute("PRAGMA data_version").fetchone()[0]
     return version
 
 
-def is_locked(error: DBAPIError) -> bool:
-    """Whether another connection held the lock for longer than this one waits."""
-    return _primary_code(error.orig) == sqlite3.SQLITE_BUSY
+def _forbid_writing(connection: sqlite3.Connection, _record: object) -> None:
+    connection.execute("PRAGMA query_only = ON")
 
 
-def is_unavailable(error: BaseException) -> bool:
-    """Whether the storage failed, as opposed to the statement."""
+def _driver(connection: Connection) -> sqlite3.Connection:
+    driver = connection.connection.driver_connection
+    if not isinstance(driver, sqlite3.Connection):
+        raise TypeError(f"not a connection of SQLite: {driver!r}")
+    return driver
+
+
+def _primary_code(error: BaseException) -> int | None:
     cause = error.orig if isinstance(error, DBAPIError) else error
-    return _primary_code(cause) in _UNAVAILABLE
-
-
-def _primary_code(error: BaseException | None) -> int | None:
-    code = getattr(error, "sqlite_errorcode", None)
+    code = getattr(cause, "sqlite_errorcode", None)
     return code & _PRIMARY if isinstance(code, int) else None
-
-
-def file_of(url: URL) -> Path:
-    """Return the file that holds the database; its WAL is beside it."""
-    if url.database in {None, "", ":memory:"}:
-        raise ValueError(f"a durable stream needs a file: {url!r}")
-    return Path(str(url.database))

@@ -16,22 +16,20 @@ from datetime import timedelta
 from typing import Any, Final
 
 import structlog
-from sqlalchemy import Connection, Engine, RootTransaction
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy import Connection, RootTransaction
+from sqlalchemy.exc import DBAPIError
 
-from eventstream import metrics, sqlite
+from eventstream import metrics
+from eventstream.backend import Backend
 from eventstream.errors import StorageUnavailableError
-from eventstream.presence import Presence
 from eventstream.steps import UNNAMED, Failpoint, Point, Step
 
 _log = structlog.get_logger()
 
-ATTEMPT: Final = timedelta(milliseconds=10)
-"""How long one attempt to begin waits for another process's transaction; between attempts the
-thread looks for that process's commits."""
-_PATIENCE: Final = 5.0  # seconds until a unit that can't begin fails
-_LOOK_EVERY: Final = 0.010  # seconds between looks for other processes' commits
-_LOOK_ALONE: Final = 0.250  # the same while there is none, and between looks for one
+_PATIENCE: Final = timedelta(seconds=5)  # until a unit that can't begin fails
+_ATTEMPT: Final = timedelta(milliseconds=10)
+"""How long one attempt to begin waits for another process's transaction, where the thread looks for
+that process's commits between attempts."""
 UNIT: Final = "eventstream.unit"
 """Key in a connection's `info` of the unit that is running, to tell where one ends."""
 _GROUP_LIMIT: Final = 64  # units: bounds what one failed commit takes along
@@ -66,21 +64,20 @@ class Writer:
     another process has committed.
 
     State: `pending` is the loop's, `_queue` and `_watched` are shared with it, everything else is
-    the writer thread's own. `presence` is closed by it.
+    the writer thread's own.
     """
 
     def __init__(
         self,
-        engine: Engine,
-        presence: Presence,
+        backend: Backend,
         loop: asyncio.AbstractEventLoop,
         on_commit: Callable[[], None],
         failpoint: Failpoint | None = None,
     ) -> None:
-        self._engine = engine
-        self._presence = presence
-        self._look_every = _LOOK_EVERY
-        self._presence_due = 0.0
+        self._backend = backend
+        self._looks = backend.looks()
+        self._patience = _PATIENCE.total_seconds()
+        self._engine = backend.writing(_PATIENCE if self._looks is None else _ATTEMPT)
         self._loop = loop
         self._on_commit = on_commit
         self._failpoint = failpoint
@@ -88,7 +85,6 @@ class Writer:
         self._watched = False
         self.pending = 0
         self._connection: Connection | None = None
-        self._data_version: int | None = None
         self._thread = threading.Thread(target=self._work, name="database-writer", daemon=True)
         self._thread.start()
 
@@ -99,8 +95,8 @@ class Writer:
 
     def watch(self, *, others: bool) -> None:
         """Look for other processes' commits from now on, or stop."""
-        self._watched = others
-        if others:
+        self._watched = others and self._looks is not None
+        if self._watched:
             self._queue.put(_LOOK)
 
     async def stop(self) -> None:
@@ -115,12 +111,13 @@ class Writer:
                 self._loop.call_soon_threadsafe(self._settle, group)
         finally:
             self._disconnect()
-            self._presence.close()
+            if self._looks is not None:
+                self._looks.close()
 
     def _next(self) -> Unit | None:
         while True:
             try:
-                item = self._queue.get(timeout=self._look_every if self._watched else None)
+                item = self._queue.get(timeout=self._pause())
             except queue.Empty:
                 item = _LOOK
             if isinstance(item, Unit):
@@ -129,28 +126,36 @@ class Writer:
                 return None
             self._look()
 
+    def _pause(self) -> float | None:
+        return self._looks.every if self._watched and self._looks is not None else None
+
     def _settle(self, group: list[Unit]) -> None:
         self.pending -= len(group)
-        metrics.GROUP_UNITS.observe(len(group))
         self._on_commit()
         for unit in group:
             unit.settle()
 
     def _write(self, first: Unit) -> list[Unit]:
         """Run a group and commit it; afterwards every unit has its outcome."""
+        try:
+            connection, transaction = self._begin()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the waiting units must be told
+            return self._fail([first, *self._waiting()], error)
         group: list[Unit] = []
         try:
-            connection = self._connected()
-            with self._begin(connection):
+            with transaction:
                 for unit in self._group(first):
+                    if group:
+                        self._backend.mark(connection)
                     group.append(unit)
                     self._reach(Point.BEFORE, unit)
-                    _run(unit, connection)
+                    self._run(unit, connection)
                     self._reach(Point.WRITTEN, unit)
             self._reach(Point.AFTER, *group)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the waiting units must be told
-            self._fail(group or [first], error)
-        return group or [first]
+        except Exception as error:  # noqa: BLE001 - as above
+            return self._fail(group, error)
+        metrics.GROUP_UNITS.observe(len(group))
+        return group
 
     def _reach(self, point: Point, *units: Unit) -> None:
         if self._failpoint is not None:
@@ -161,54 +166,86 @@ class Writer:
         until = time.monotonic() + _GROUP_SECONDS
         yield first
         for _ in range(_GROUP_LIMIT - 1):
-            if time.monotonic() > until:
+            if time.monotonic() > until or (unit := self._queued()) is None:
                 return
+            yield unit
+
+    def _waiting(self) -> Iterator[Unit]:
+        """Units that would wait as long as the first did, to find the same."""
+        while (unit := self._queued()) is not None:
+            yield unit
+
+    def _queued(self) -> Unit | None:
+        """Return the next unit that is in the queue now."""
+        while True:
             try:
                 item = self._queue.get_nowait()
             except queue.Empty:
-                return
+                return None
             if item is _STOP:
                 self._queue.put(item)
-                return
+                return None
             if isinstance(item, Unit):
-                yield item
+                return item
 
-    def _fail(self, group: list[Unit], error: Exception) -> None:
+    def _run(self, unit: Unit, connection: Connection) -> None:
+        """Give the unit its outcome; what is raised is a failure of the storage."""
+        connection.info[UNIT] = unit
+        try:
+            unit.value = unit.run(connection)
+            if not self._backend.is_sound(connection):
+                unit.error = RuntimeError("a unit has caught an error that ended its transaction")
+        except Exception as error:  # carried to whoever awaits the unit
+            if self._backend.is_unavailable(error):
+                raise
+            unit.error = error
+        if unit.error is not None:
+            self._backend.undo(connection)
+
+    def _fail(self, group: list[Unit], error: Exception) -> list[Unit]:
         _log.error("database_group_failed", units=len(group), error=repr(error))
         self._disconnect()
-        failure = _failure(error)
+        failure = error
+        if self._backend.is_unavailable(error):
+            failure = StorageUnavailableError("the database can't be used now")
+            failure.__cause__ = error
         for unit in group:
             unit.error = unit.error or failure
+        return group
 
-    def _begin(self, connection: Connection) -> RootTransaction:
-        until = time.monotonic() + _PATIENCE
+    def _begin(self) -> tuple[Connection, RootTransaction]:
+        until = time.monotonic() + self._patience
         while True:
+            was_idle = self._connection is not None
             try:
-                return connection.begin()
-            except OperationalError as error:
-                if not sqlite.is_locked(error) or time.monotonic() > until:
+                connection = self._connected()
+                return connection, connection.begin()
+            except Exception as error:
+                if self._backend.is_locked(error):
+                    if time.monotonic() > until:
+                        raise
+                    self._look()
+                elif was_idle and self._backend.is_unavailable(error):
+                    self._disconnect()  # it broke while idle: nothing has been tried yet
+                else:
                     raise
-                self._look()
 
     def _look(self) -> None:
-        """Tell of what others have committed, and see whether there are others at all."""
-        if (now := time.monotonic()) >= self._presence_due:
-            self._look_every = _LOOK_ALONE if self._presence.alone() else _LOOK_EVERY
-            self._presence_due = now + _LOOK_ALONE
+        """Tell of what others have committed."""
+        if self._looks is None:
+            return
         try:
-            version = sqlite.data_version(self._connected())
+            changed = self._looks.changed(self._connected())
         except Exception as error:  # noqa: BLE001 - a watch loop: the next look connects again
             _log.warning("database_unreadable", error=repr(error))
             self._disconnect()
             return
-        if version != self._data_version:
-            self._data_version = version
+        if changed:
             self._loop.call_soon_threadsafe(self._on_commit)
 
     def _connected(self) -> Connection:
         if self._connection is None:
             self._connection = self._engine.connect()
-            self._data_version = None  # unknown what was committed meanwhile
         return self._connection
 
     def _disconnect(self) -> None:
@@ -226,30 +263,3 @@ class _Signal:
 
 _LOOK: Final = _Signal("look")
 _STOP: Final = _Signal("stop")
-
-
-def _run(unit: Unit, connection: Connection) -> None:
-    """Give the unit its outcome; what is raised is a failure of the storage.
-
-    The savepoint is set by hand: SQLAlchemy's own compiles its statements each time, which costs
-    as much as the rest of a small unit.
-    """
-    connection.info[UNIT] = unit
-    connection.exec_driver_sql("SAVEPOINT unit")
-    try:
-        unit.value = unit.run(connection)
-    except Exception as error:  # carried to whoever awaits the unit
-        if sqlite.is_unavailable(error):
-            raise
-        unit.error = error
-        connection.exec_driver_sql("ROLLBACK TO SAVEPOINT unit")
-    connection.exec_driver_sql("RELEASE SAVEPOINT unit")
-
-
-def _failure(error: Exception) -> Exception:
-    """Return what the units of a group are told that could not be committed."""
-    if not sqlite.is_unavailable(error):
-        return error
-    failure = StorageUnavailableError("the database can't be used now")
-    failure.__cause__ = error
-    return failure

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Final
 
 import pytest
@@ -28,9 +27,9 @@ def put(connection: Connection, name: str, version: int = 1) -> int:
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> str:
+def url(database_url: str) -> str:
     """Return the URL of a database that is not there yet."""
-    return f"sqlite:///{tmp_path}/data/things.db"
+    return database_url
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 import asyncio
 import sqlite3
 import threading
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from sqlalchemy import Connection, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from eventstream import Database, DatabaseBusyError, DatabaseClosedError, StorageUnavailableError
+from tests.databases import ON_SQLITE
 from tests.eventstream.conftest import METADATA, THINGS, put
 
 
@@ -157,6 +159,7 @@ async def test_reads_cannot_write(db: Database) -> None:
     assert await db.read(names) == []
 
 
+@ON_SQLITE
 async def test_commits_are_full_and_foreign_keys_hold(db: Database) -> None:
     """The pragmas that durability and integrity hang on are set on the writer's connection."""
 
@@ -187,11 +190,12 @@ async def test_waiting_ends_when_the_database_closes(url: str) -> None:
     assert isinstance(outcome, DatabaseClosedError)
 
 
+@ON_SQLITE
 async def test_a_database_locked_for_too_long_is_unavailable(
     db: Database, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A unit that can't begin fails as unavailable, the loop runs meanwhile, and the next works."""
-    monkeypatch.setattr("eventstream.writer._PATIENCE", 0.1)
+    monkeypatch.setattr("eventstream.writer._PATIENCE", timedelta(seconds=0.1))
     other = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(StorageUnavailableError):
@@ -219,6 +223,7 @@ async def test_too_many_waiting_units_are_refused(
     assert await db.read(names) == ["a"]
 
 
+@ON_SQLITE
 async def test_a_full_disk_is_unavailable_and_leaves_nothing_half(db: Database) -> None:
     """A unit that does not fit is unavailable, reads go on, and smaller units work again."""
     await db.write(lambda c: put(c, "a"))

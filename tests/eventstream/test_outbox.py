@@ -44,6 +44,7 @@ from tests.eventstream.conftest import put
 
 async def main(url):
     async with Database.open(url) as db:
+        print("ready", flush=True)
         for number, _ in enumerate(sys.stdin):
             await db.write(lambda c: put(c, str(number)))
             print(time.time(), flush=True)
@@ -188,6 +189,8 @@ async def test_a_commit_of_another_process_is_noticed_within_50_ms(db: Database,
     assert writer.stdin
     assert writer.stdout
     delays: list[float] = []
+    while await asyncio.to_thread(writer.stdout.readline) != "ready\n":
+        pass
     for number in range(1, 16):
         seen = db.version
         await asyncio.to_thread(_say, writer.stdin)

