@@ -6,12 +6,12 @@ batch: every commit writes each index page again that it touched, and ids are sp
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import date, datetime
-from functools import partial
 from operator import attrgetter
 from typing import Any, Final
 
-from sqlalchemy import Connection, Executable, bindparam, delete, insert, select, update
+from sqlalchemy import Column, ColumnElement, Connection, bindparam, delete, insert, select, update
 
 from eventstream import Database, Step
 from schedule import messages
@@ -73,14 +73,18 @@ class SqlWindowStore:
         return removed
 
     async def forget(self, *, requests: datetime, holds: datetime, days: date) -> None:
-        """Remove requests and settled holds that are older than that, and days before that."""
+        """Remove requests and settled holds that are older than that, and days before that.
+
+        In batches.
+        """
         settled = hold.c.state != HoldState.HELD.value
-        for old in (
-            delete(request).where(request.c.create_time < requests),
-            delete(hold).where(settled, hold.c.update_time < holds),
-            delete(timetable_day).where(timetable_day.c.day < days),
+        for key, *old in (
+            (request.c.request_id, request.c.create_time < requests),
+            (hold.c.booking_id, settled, hold.c.update_time < holds),
+            (timetable_day.c.day, timetable_day.c.day < days),
         ):
-            await self._database.write(partial(_execute, old), step=FORGET)
+            while await self._database.write(self._forgetting(key, *old), step=FORGET):
+                pass
 
     def _started(self, connection: Connection, day: date) -> tuple[int, bool]:
         """How many flights of the day are there, and whether the history has begun."""
@@ -114,6 +118,18 @@ class SqlWindowStore:
         if outbox.head(connection) is None:
             outbox.start_epoch(connection)
 
+    def _forgetting(
+        self, key: Column[Any], *old: ColumnElement[bool]
+    ) -> Callable[[Connection], int]:
+        some = select(key).where(*old).limit(REMOVED)
+        statement = delete(key.table).where(key.in_(some))
+
+        def unit(connection: Connection) -> int:
+            self._fence(connection)
+            return connection.execute(statement).rowcount
+
+        return unit
+
     def _remove(self, connection: Connection, before: datetime, at: datetime) -> int:
         self._fence(connection)
         past = connection.execute(_PAST, {"before": before}).all()
@@ -132,17 +148,22 @@ async def loaded(database: Database) -> None:
 
 
 def insert_flights(connection: Connection, flights: Sequence[Flight], at: datetime) -> None:
-    """Insert flights; publishes them if the history has begun."""
+    """Insert flights; publishes them if the history has begun.
+
+    Their versions begin after the newest event's number. No version of a row can be larger than the
+    number of events, so a flight that has left and comes back never has a version again that it
+    had, nor an etag.
+    """
+    head = outbox.head(connection)
+    if head is not None:
+        first = head.seq + 1
+        flights = [replace(new, version=first, revision=first) for new in flights]
     events = [messages.flight_changed(new, at).SerializeToString() for new in flights]
     connection.execute(insert(flight), [_row(*new) for new in zip(flights, events, strict=True)])
     connection.execute(insert(flight_cabin), [row for new in flights for row in _cabin_rows(new)])
-    if outbox.head(connection) is not None:
+    if head is not None:
         changes = [(new.flight_id, e, at) for new, e in zip(flights, events, strict=True)]
         outbox.append_many(connection, changes)
-
-
-def _execute(statement: Executable, connection: Connection) -> None:
-    connection.execute(statement)
 
 
 def _row(new: Flight, event: bytes) -> dict[str, Any]:
