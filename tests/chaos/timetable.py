@@ -1,0 +1,52 @@
+"""A timetable of a few small flights, so that a schedule starts within a moment."""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, date, datetime, timedelta
+
+from schedule.domain import Cabin, CabinSeats, Flight, flight_id
+from schedule.window import HOME, FlightsOf, midnight
+
+FLIGHTS = 400
+SEATS = 4  # of each flight: few enough to sell one out, enough for a party
+CARRIER = "AA"
+
+
+def first_day() -> date:
+    """The day on which the flights leave: bookable, and far from both ends of the window."""
+    return datetime.now(UTC).astimezone(HOME).date() + timedelta(days=10)
+
+
+def flight(number: int, day: date) -> Flight:
+    """Flight `number` of the timetable, from JFK to LAX; number 0 has landed long ago."""
+    departure = midnight(day) + timedelta(hours=6, minutes=number)
+    if not number:
+        departure -= timedelta(days=20)
+    arrival = departure + timedelta(hours=6)
+    return Flight(
+        flight_id=flight_id(CARRIER, str(number), "JFK", "LAX", day),
+        carrier=CARRIER,
+        number=str(number),
+        origin="JFK",
+        destination="LAX",
+        departure_date=day,
+        departure_time=departure,
+        arrival_time=arrival,
+        scheduled_departure_time=departure,
+        scheduled_arrival_time=arrival,
+        departure_utc_offset_minutes=-300,
+        arrival_utc_offset_minutes=-480,
+        aircraft="767-223",
+        distance_km=3983,
+        inferred=False,
+        cabins=(CabinSeats(cabin=Cabin.ECONOMY, capacity=SEATS),),
+    )
+
+
+def tiny(day: date, flights: int = FLIGHTS) -> FlightsOf:
+    """A source that has flights on one day only: the numbers from 0 on."""
+
+    def flights_of(days: Sequence[date]) -> Iterator[tuple[date, list[Flight]]]:
+        if day in days:
+            yield day, [flight(number, day) for number in range(flights)]
+
+    return flights_of
