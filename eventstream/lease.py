@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import Never
+from typing import Final, Never
 
 import structlog
 from sqlalchemy import (
@@ -33,8 +33,13 @@ from sqlalchemy import (
 from eventstream.database import Database
 from eventstream.dialects import insert_into
 from eventstream.errors import DatabaseClosedError, LeaseLostError, StorageUnavailableError
+from eventstream.steps import Step
 
 _log = structlog.get_logger()
+
+TAKE: Final = Step("lease.take")
+BEAT: Final = Step("lease.beat")
+VACATE: Final = Step("lease.vacate")
 
 
 class LeaseTable:
@@ -166,7 +171,7 @@ class Lease:
         while True:
             await asyncio.sleep(self._ttl / 3)
             try:
-                held = await self._db.write(self._raise_beat)
+                held = await self._db.write(self._raise_beat, step=BEAT)
             except StorageUnavailableError as error:
                 _log.warning("lease_not_renewed", lease=self._name, error=str(error))
                 continue
@@ -175,7 +180,7 @@ class Lease:
 
     async def _give_back(self) -> None:
         with suppress(StorageUnavailableError, DatabaseClosedError):
-            await self._db.write(self._vacate)
+            await self._db.write(self._vacate, step=VACATE)
         self._term = None
 
     def _read(self, connection: Connection) -> _Term:
@@ -200,7 +205,7 @@ class Lease:
 
     async def _replace(self, old: _Term, new: _Term) -> bool:
         """Write `new` where the row still says `old`; whether it did."""
-        return await self._db.write(lambda connection: self._swap(connection, old, new))
+        return await self._db.write(lambda connection: self._swap(connection, old, new), step=TAKE)
 
     def _swap(self, connection: Connection, old: _Term, new: _Term) -> bool:
         c = self._table.c
