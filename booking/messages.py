@@ -1,6 +1,6 @@
 """Bookings as messages: domain values to and from flights.booking.v1, nothing else."""
 
-from booking.domain import Booking, Cabin, Rejection, Segment, Status
+from booking.domain import Booking, Cabin, Rejection, Segment, Status, Step, UnfinishedSaga
 from consulmesh import wellknown
 from flights.booking.v1 import booking_pb2 as pb
 from flights.type.v1 import cabin_pb2
@@ -19,6 +19,16 @@ _STATUSES = {
     Status.CONFIRMED: pb.BOOKING_STATUS_CONFIRMED,
     Status.REJECTED: pb.BOOKING_STATUS_REJECTED,
     Status.CANCELLED: pb.BOOKING_STATUS_CANCELLED,
+    Status.AFFECTED: pb.BOOKING_STATUS_AFFECTED,
+}
+
+_STEPS = {
+    Step.REDEEM_QUOTE: pb.SAGA_STEP_REDEEM_QUOTE,
+    Step.HOLD_SEATS: pb.SAGA_STEP_HOLD_SEATS,
+    Step.CONFIRM_SEATS: pb.SAGA_STEP_CONFIRM_SEATS,
+    Step.RELEASE_SEATS: pb.SAGA_STEP_RELEASE_SEATS,
+    Step.RELEASE_QUOTE: pb.SAGA_STEP_RELEASE_QUOTE,
+    Step.RETURN_SEATS: pb.SAGA_STEP_RETURN_SEATS,
 }
 
 
@@ -68,6 +78,20 @@ def event_message(booking: Booking) -> pb.BookingEvent:
             passengers=len(booking.passengers),
             rejection_reason="" if booking.rejection is None else booking.rejection.reason,
         ),
+    )
+
+
+def saga_message(saga: UnfinishedSaga) -> pb.UnfinishedSaga:
+    """A saga that has not ended."""
+    return pb.UnfinishedSaga(
+        booking_id=saga.booking_id,
+        step=_STEPS[saga.step],
+        epoch=saga.epoch,
+        attempts=saga.attempts,
+        last_error=saga.last_error,
+        owner=saga.owner,
+        start_time=wellknown.timestamp(saga.start_time),
+        due_time=wellknown.timestamp(saga.due_time),
     )
 
 

@@ -10,11 +10,11 @@ import asyncio
 import contextlib
 import random
 import secrets
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from contextvars import Context
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Protocol, Self, TypeVar
+from typing import Self, TypeVar
 
 import structlog
 
@@ -29,6 +29,7 @@ from booking.domain import (
     User,
 )
 from booking.participants import Participants
+from booking.saga_log import SagaLog
 from consulmesh.context import CallContext, Criticality, use
 from eventstream import StorageUnavailableError
 
@@ -64,51 +65,6 @@ class Terms:
 DEFAULT_TERMS = Terms()
 
 
-class Log(Protocol):
-    """Stored sagas. Every change is one durable transaction, and fails for an older epoch."""
-
-    async def begin(self, saga: Saga, key: RequestKey, due: datetime) -> Booking | None:
-        """Store booking, key and saga; or return the booking that the key has made already."""
-        ...
-
-    async def cancel(
-        self, user: User, booking_id: str, key: RequestKey, owner: str, now: datetime, due: datetime
-    ) -> tuple[Booking, Saga | None] | None:
-        """Cancel the user's booking; with the saga, unless it was cancelled before."""
-        ...
-
-    async def record(self, before: Saga, after: Saga, due: datetime) -> bool:
-        """Store the saga's new step and what it did to the booking; false when superseded."""
-        ...
-
-    async def postpone(self, saga: Saga, error: str, due: datetime) -> bool:
-        """Count an unanswered attempt and let go of the saga until it is due."""
-        ...
-
-    async def next_due(self, now: datetime, horizon: timedelta) -> datetime | None:
-        """When the next saga is due: `now` where one is already, or seems due beyond `horizon`."""
-        ...
-
-    async def claim(
-        self, owner: str, now: datetime, horizon: timedelta, due: datetime, limit: int
-    ) -> Sequence[Saga]:
-        """Take sagas that are due, in a new epoch each, until `due`."""
-        ...
-
-    async def hand_back(self, owner: str, now: datetime) -> int:
-        """Make the owner's unfinished sagas due for everybody; how many."""
-        ...
-
-    @property
-    def version(self) -> int:
-        """Grows with every commit that is known here."""
-        ...
-
-    async def changed(self, seen: int) -> int:
-        """Wait for a version beyond `seen`: a commit of any process."""
-        ...
-
-
 class SagaRunner:
     """Drives this process's sagas and takes over what others have let go of.
 
@@ -119,7 +75,7 @@ class SagaRunner:
 
     def __init__(
         self,
-        log: Log,
+        log: SagaLog,
         participants: Participants,
         *,
         name: str,
@@ -175,8 +131,12 @@ class SagaRunner:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        returned = await self._log.hand_back(self._owner, self._clock())
-        _log.info("sagas_handed_back", sagas=returned)
+        try:
+            returned = await self._log.hand_back(self._owner, self._clock())
+        except StorageUnavailableError as error:  # they are taken when their leases end
+            _log.warning("sagas_not_handed_back", error=str(error))
+        else:
+            _log.info("sagas_handed_back", sagas=returned)
 
     async def _begin(self, booking: Booking, key: RequestKey) -> Booking:
         saga = Saga(booking=booking, owner=self._owner)
@@ -249,8 +209,12 @@ class SagaRunner:
         if task in self._claimed:
             self._claimed.discard(task)
             self._look.set()
-        if not task.cancelled() and (error := task.exception()):
-            # Its lease runs out, and whoever takes it then goes on from the stored step.
+        if task.cancelled() or not (error := task.exception()):
+            return
+        # Its lease runs out, and whoever takes it then goes on from the stored step.
+        if isinstance(error, StorageUnavailableError):
+            _log.warning("saga_not_recorded", error=str(error))
+        else:
             _log.error("saga_failed", exc_info=error)
 
     async def _drive(self, saga: Saga) -> None:
@@ -273,11 +237,12 @@ class SagaRunner:
                 await self._postpone(saga, str(error))
                 return None
             after = saga.gave_up(Rejection(reason=_GIVEN_UP, message="no answer in time"))
-        if not await self._log.record(saga, after, self._lease_end()):
+        stored = await self._log.record(saga, after, self._lease_end())
+        if stored is None:
             _log.warning("saga_superseded", **_facts(saga), why="taken over")
             return None
-        _log.debug("saga_step", **_facts(after))
-        return None if after.step is Step.FINISHED else after
+        _log.debug("saga_step", **_facts(stored))
+        return None if stored.step is Step.FINISHED else stored
 
     async def _postpone(self, saga: Saga, error: str) -> None:
         """Let go of it for a while: the next attempt may be another instance's."""

@@ -15,6 +15,7 @@ from booking.domain import (
     Quote,
     ReferenceTaken,
     RequestKey,
+    UnfinishedSaga,
     User,
     new_booking_id,
     new_reference,
@@ -25,9 +26,9 @@ _LONGEST_WAIT = 30.0  # seconds, for callers that name no deadline
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Position:
-    """Where a page of bookings, newest first, begins: after this one."""
+    """Where a page begins: after the booking of this id, in the order of a time."""
 
-    create_time: datetime
+    time: datetime
     booking_id: str
 
 
@@ -44,6 +45,10 @@ class Bookings(Protocol):
 
     async def page(self, user: User, after: Position | None, limit: int) -> Sequence[Booking]:
         """The user's bookings, newest first."""
+        ...
+
+    async def unfinished(self, after: Position | None, limit: int) -> Sequence[UnfinishedSaga]:
+        """Sagas that have not ended, of all users, the oldest first."""
         ...
 
 
@@ -122,14 +127,23 @@ class BookingService:
     ) -> tuple[Sequence[Booking], Position | None]:
         """A page of the user's bookings, newest first, and where the next one begins."""
         found = await self._bookings.page(user, after, size + 1)
-        page = found[:size]
         if len(found) <= size:
-            return page, None
-        last = page[-1]
-        return page, Position(create_time=last.create_time, booking_id=last.booking_id)
+            return found, None
+        last = found[size - 1]
+        return found[:size], Position(time=last.create_time, booking_id=last.booking_id)
+
+    async def unfinished(
+        self, after: Position | None, size: int
+    ) -> tuple[Sequence[UnfinishedSaga], Position | None]:
+        """A page of the sagas of all users that have not ended, the oldest first."""
+        found = await self._bookings.unfinished(after, size + 1)
+        if len(found) <= size:
+            return found, None
+        last = found[size - 1]
+        return found[:size], Position(time=last.start_time, booking_id=last.booking_id)
 
     async def cancel(self, user: User, booking_id: str, request_id: str) -> Booking:
-        """Give a confirmed booking back; a cancelled one stays as it is."""
+        """Give a confirmed or affected booking back; a cancelled one stays as it is."""
         key = RequestKey.of_cancellation(user, request_id, booking_id)
         booking = await self._sagas.cancel(user, booking_id, key)
         if booking is None:

@@ -1,7 +1,7 @@
 """flights.booking.v1.BookingService: messages to use cases and back."""
 
 import base64
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -9,11 +9,12 @@ from typing import Final
 import grpc
 
 from booking import domain
-from booking.messages import booking_message
+from booking.messages import booking_message, saga_message
 from booking.service import BookingService, Position
 from consulmesh import context as calls
 from consulmesh.errors import PermissionDenied
 from consulmesh.users import TokenVerifier
+from consulmesh.wellknown import timestamp
 from eventstream import STATUS_CODES as STORAGE_CODES
 from eventstream import Feed
 from flights.booking.v1 import booking_pb2 as pb
@@ -46,10 +47,12 @@ class BookingServicer(BookingServiceServicer):
         service: BookingService,
         feed: Feed[pb.BookingEvent],
         tokens: TokenVerifier,
+        clock: Callable[[], datetime],
     ) -> None:
         self._service = service
         self._feed = feed
         self._tokens = tokens
+        self._clock = clock
 
     async def CreateBooking(
         self,
@@ -101,7 +104,7 @@ class BookingServicer(BookingServiceServicer):
             pb.CancelBookingRequest, Awaitable[pb.CancelBookingResponse]
         ],
     ) -> pb.CancelBookingResponse:
-        """Give a confirmed booking back."""
+        """Give a confirmed or affected booking back."""
         user = self._user()
         booking = await self._service.cancel(user, request.booking_id, request.request_id)
         return pb.CancelBookingResponse(booking=booking_message(booking))
@@ -136,6 +139,23 @@ class BookingServicer(BookingServiceServicer):
                     read_time=batch.read_time,
                 )
 
+    async def ListUnfinishedSagas(
+        self,
+        request: pb.ListUnfinishedSagasRequest,
+        context: grpc.aio.ServicerContext[
+            pb.ListUnfinishedSagasRequest, Awaitable[pb.ListUnfinishedSagasResponse]
+        ],
+    ) -> pb.ListUnfinishedSagasResponse:
+        """Sagas that have not ended, for operators."""
+        self._user(needs="operator")
+        after = _position(request.page_token) if request.page_token else None
+        page, end = await self._service.unfinished(after, _page_size(request.page_size))
+        return pb.ListUnfinishedSagasResponse(
+            sagas=[saga_message(saga) for saga in page],
+            next_page_token="" if end is None else _page_token(end),
+            read_time=timestamp(self._clock()),
+        )
+
     def _user(self, *, needs: str | None = None) -> domain.User:
         user = self._tokens.verify(calls.current().token)
         if needs is not None and needs not in user.roles:
@@ -159,13 +179,13 @@ def _page_size(asked: int) -> int:
 
 
 def _page_token(position: Position) -> str:
-    micros = (position.create_time - _EPOCH) // _MICROSECOND
+    micros = (position.time - _EPOCH) // _MICROSECOND
     return base64.urlsafe_b64encode(f"{micros} {position.booking_id}".encode()).decode()
 
 
 def _position(token: str) -> Position:
     try:
         micros, booking_id = base64.urlsafe_b64decode(token).decode().split(" ")
-        return Position(create_time=_EPOCH + int(micros) * _MICROSECOND, booking_id=booking_id)
+        return Position(time=_EPOCH + int(micros) * _MICROSECOND, booking_id=booking_id)
     except (ValueError, OverflowError):
         raise domain.InvalidPageToken("not a page token of this service") from None

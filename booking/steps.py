@@ -15,6 +15,8 @@ CANCEL: Final = DurableStep("booking.cancel")
 POSTPONE: Final = DurableStep("booking.postpone")
 CLAIM: Final = DurableStep("booking.claim")
 HAND_BACK: Final = DurableStep("booking.hand_back")
+AFFECT: Final = DurableStep("booking.affect")
+TIDY: Final = DurableStep("booking.tidy")
 
 _REFUSED: Final = DurableStep("booking.record_refused")
 _RECORDS: Final[Mapping[tuple[Step, Step], DurableStep]] = {

@@ -3,7 +3,7 @@
 A database has one writer at a time, so what a unit has read holds until it is committed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -16,32 +16,38 @@ from sqlalchemy import (
     insert,
     or_,
     select,
-    tuple_,
     update,
 )
 from sqlalchemy.exc import IntegrityError
 
-from booking import steps
+from booking import queries, steps
+from booking.cancelled_flights import affect_if_cancelled
 from booking.changes import Changes
-from booking.domain import Booking, ReferenceTaken, RequestKey, Saga, Status, Step, User
-from booking.messages import event_message
+from booking.domain import (
+    Booking,
+    ReferenceTaken,
+    RequestKey,
+    Saga,
+    Status,
+    Step,
+    UnfinishedSaga,
+    User,
+)
 from booking.rows import (
     insert_booking,
-    load_bookings,
     load_sagas,
     saga_columns,
     update_booking,
 )
 from booking.service import Position
-from booking.tables import bookings, idempotency_keys, sagas
+from booking.tables import idempotency_keys, sagas
 from eventstream import Database
-from flights.booking.v1 import booking_pb2 as pb
 
 _NOBODY = ""
 
 
 class BookingStore:
-    """What `service.Bookings` and `runner.Log` ask for, over one database."""
+    """What `service.Bookings` and `saga_log.SagaLog` ask for, over one database."""
 
     def __init__(self, db: Database, changes: Changes) -> None:
         self._db = db
@@ -49,15 +55,23 @@ class BookingStore:
 
     async def find(self, user: User, booking_id: str) -> Booking | None:
         """One booking of the user."""
-        return await self._db.read(lambda connection: _find(connection, user, booking_id))
+        return await self._db.read(lambda connection: queries.find(connection, user, booking_id))
 
     async def requested(self, key: RequestKey) -> Booking | None:
         """The booking that this key made; `RequestIdReused` if it was used for other content."""
-        return await self._db.read(lambda connection: _requested(connection, key))
+        return await self._db.read(lambda connection: queries.requested(connection, key))
 
     async def page(self, user: User, after: Position | None, limit: int) -> Sequence[Booking]:
         """The user's bookings, newest first."""
-        return await self._db.read(lambda connection: _page(connection, user, after, limit))
+        return await self._db.read(lambda connection: queries.page(connection, user, after, limit))
+
+    async def unfinished(self, after: Position | None, limit: int) -> Sequence[UnfinishedSaga]:
+        """Sagas that have not ended, of all users, the oldest first."""
+        return await self._db.read(lambda connection: queries.unfinished(connection, after, limit))
+
+    async def unfinished_by_step(self) -> Mapping[Step, tuple[int, datetime]]:
+        """How many sagas have not ended, and since when the oldest runs, by step."""
+        return await self._db.read(queries.unfinished_by_step)
 
     async def begin(self, saga: Saga, key: RequestKey, due: datetime) -> Booking | None:
         """Store booking, key and saga; or return the booking that the key has made already."""
@@ -74,10 +88,10 @@ class BookingStore:
         """Cancel the user's booking; with the saga, unless it was cancelled before."""
 
         def unit(connection: Connection) -> tuple[Booking, Saga | None] | None:
-            booking = _find(connection, user, booking_id)
+            booking = queries.find(connection, user, booking_id)
             if booking is None:
                 return None
-            if made := _requested(connection, key):
+            if made := queries.requested(connection, key):
                 return made, None
             _remember(connection, key, booking.booking_id, now)
             if booking.status is Status.CANCELLED:
@@ -87,8 +101,11 @@ class BookingStore:
 
         return await self._db.write(unit, step=steps.CANCEL)
 
-    async def record(self, before: Saga, after: Saga, due: datetime) -> bool:
-        """Store the saga's new step and what it did to the booking; false when superseded."""
+    async def record(self, before: Saga, after: Saga, due: datetime) -> Saga | None:
+        """Store the saga's new step and what it did to the booking; None when superseded.
+
+        What is stored may be more: the booking is affected if one of its flights was cancelled.
+        """
         finished = after.step is Step.FINISHED
         statement = (
             update(sagas)
@@ -100,17 +117,20 @@ class BookingStore:
             )
         )
 
-        def unit(connection: Connection) -> bool:
+        def unit(connection: Connection) -> Saga | None:
             if connection.execute(statement).rowcount != 1:
-                return False
-            if after.booking is not before.booking:
-                update_booking(connection, before.booking, after.booking)
-            return True
+                return None
+            if after.booking is before.booking:
+                return after
+            update_booking(connection, before.booking, after.booking)
+            if after.booking.status is not Status.CONFIRMED:
+                return after
+            return replace(after, booking=affect_if_cancelled(connection, after.booking))
 
-        recorded = await self._db.write(unit, step=steps.recording(before, after))
-        if recorded:
-            self._changes.tell(after.booking)
-        return recorded
+        stored = await self._db.write(unit, step=steps.recording(before, after))
+        if stored is not None:
+            self._changes.tell(stored.booking)
+        return stored
 
     async def postpone(self, saga: Saga, error: str, due: datetime) -> bool:
         """Count an unanswered attempt and let go of the saga until it is due."""
@@ -166,39 +186,8 @@ class BookingStore:
         return await self._db.changed(seen)
 
 
-def snapshot(
-    connection: Connection, after: str | None, limit: int
-) -> Sequence[tuple[str, pb.BookingEvent]]:
-    """The state of bookings in key order, for the feed of events."""
-    query = select(bookings).order_by(bookings.c.booking_id).limit(limit)
-    if after is not None:
-        query = query.where(bookings.c.booking_id > after)
-    found = load_bookings(connection, connection.execute(query).all())
-    return [(booking.booking_id, event_message(booking)) for booking in found]
-
-
-def _find(connection: Connection, user: User, booking_id: str) -> Booking | None:
-    query = select(bookings).where(bookings.c.booking_id == booking_id, _owned_by(user))
-    rows = connection.execute(query).all()
-    return load_bookings(connection, rows)[0] if rows else None
-
-
-def _page(
-    connection: Connection, user: User, after: Position | None, limit: int
-) -> Sequence[Booking]:
-    order = bookings.c.create_time, bookings.c.booking_id
-    query = select(bookings).where(_owned_by(user)).order_by(*(column.desc() for column in order))
-    if after is not None:
-        query = query.where(tuple_(*order) < tuple_(after.create_time, after.booking_id))
-    return load_bookings(connection, connection.execute(query.limit(limit)).all())
-
-
-def _owned_by(user: User) -> ColumnElement[bool]:
-    return and_(bookings.c.issuer == user.issuer, bookings.c.subject == user.subject)
-
-
 def _begin(connection: Connection, saga: Saga, key: RequestKey, due: datetime) -> Booking | None:
-    made = _requested(connection, key)
+    made = queries.requested(connection, key)
     if made is None:
         booking = saga.booking
         insert_booking(connection, booking)
@@ -207,28 +196,12 @@ def _begin(connection: Connection, saga: Saga, key: RequestKey, due: datetime) -
                 booking_id=booking.booking_id,
                 owner=saga.owner,
                 due_time=due,
+                start_time=booking.create_time,
                 **saga_columns(saga),
             )
         )
         _remember(connection, key, booking.booking_id, booking.create_time)
     return made
-
-
-def _requested(connection: Connection, key: RequestKey) -> Booking | None:
-    keys = idempotency_keys.c
-    query = select(bookings, keys.content_hash).join(idempotency_keys)
-    found = connection.execute(
-        query.where(
-            keys.issuer == key.user.issuer,
-            keys.subject == key.user.subject,
-            keys.operation == key.operation,
-            keys.request_id == key.request_id,
-        )
-    ).all()
-    if not found:
-        return None
-    key.check(found[0].content_hash)
-    return load_bookings(connection, found)[0]
 
 
 def _remember(connection: Connection, key: RequestKey, booking_id: str, now: datetime) -> None:
@@ -254,7 +227,7 @@ def _cancel(
     connection.execute(
         update(sagas)
         .where(sagas.c.booking_id == booking.booking_id)
-        .values(owner=owner, due_time=due, **saga_columns(after))
+        .values(owner=owner, due_time=due, start_time=now, **saga_columns(after))
     )
     update_booking(connection, before.booking, after.booking)
     return after

@@ -1,12 +1,24 @@
 """The booking database. What is known about persons is in `passenger` and `contact` alone."""
 
-from sqlalchemy import Column, ForeignKey, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import (
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
 
-from eventstream import Outbox, UtcDateTime
+from eventstream import InboxTables, LeaseTable, Outbox, UtcDateTime
 
 metadata = MetaData()
 
 outbox = Outbox(metadata, "booking")
+inbox = InboxTables(metadata, "inbox")
+leases = LeaseTable(metadata)
 
 bookings = Table(
     "booking",
@@ -42,6 +54,7 @@ segments = Table(
     Column("cabin", String, nullable=False),
     Column("fare", String, nullable=False),
     Column("taxes", String, nullable=False),
+    Index("segment_by_flight_id", "flight_id"),
 )
 
 passengers = Table(
@@ -70,6 +83,7 @@ sagas = Table(
     # Until then the saga is its owner's (a lease) or waits (the next attempt); afterwards anybody
     # may take it. Null once it is finished.
     Column("due_time", UtcDateTime, index=True),
+    Column("start_time", UtcDateTime, nullable=False),  # when the user asked for it
     Column("attempts", Integer, nullable=False),
     Column("last_error", Text, nullable=False),
     Column("rejection_reason", String),
@@ -88,4 +102,15 @@ idempotency_keys = Table(
     Column("booking_id", ForeignKey(bookings.c.booking_id), nullable=False),
     Column("content_hash", String(64), nullable=False),
     Column("create_time", UtcDateTime, nullable=False),
+)
+
+# What schedule has told of flights that do not fly.
+cancelled_flights = Table(
+    "cancelled_flight",
+    metadata,
+    Column("flight_id", String, primary_key=True),
+    Column("departure_time", UtcDateTime, nullable=False),
+    # There may be confirmed bookings of it that have not been marked as affected yet.
+    Column("pending", Boolean, nullable=False, index=True),
+    Column("unseen", Boolean, nullable=False),  # by the snapshot in progress
 )

@@ -1,7 +1,15 @@
 """Bookings and their saga: values, rules and errors; standard library only."""
 
 from booking.domain.answers import Answer, Refused, Superseded, Unanswered
-from booking.domain.booking import Booking, Cabin, Quote, Rejection, Segment, Status
+from booking.domain.booking import (
+    NEXT_STATUSES,
+    Booking,
+    Cabin,
+    Quote,
+    Rejection,
+    Segment,
+    Status,
+)
 from booking.domain.errors import (
     BookingError,
     BookingNotFound,
@@ -18,9 +26,10 @@ from booking.domain.errors import (
 from booking.domain.idempotency import RequestKey
 from booking.domain.identifiers import new_booking_id, new_reference
 from booking.domain.party import BookingRequest, Passenger, User
-from booking.domain.saga import TRANSITIONS, Event, Saga, Step
+from booking.domain.saga import TRANSITIONS, Event, Saga, Step, UnfinishedSaga
 
 __all__ = [
+    "NEXT_STATUSES",
     "TRANSITIONS",
     "Answer",
     "Booking",
@@ -48,6 +57,7 @@ __all__ = [
     "Step",
     "Superseded",
     "Unanswered",
+    "UnfinishedSaga",
     "User",
     "Violation",
     "new_booking_id",

@@ -1,11 +1,12 @@
 """A booking: what was asked, what was quoted, and what became of it. Amounts are US dollars."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 
-from booking.domain.errors import NotCancellable
+from booking.domain.errors import IllegalTransition, NotCancellable
 from booking.domain.party import Passenger, User
 
 
@@ -25,6 +26,17 @@ class Status(StrEnum):
     CONFIRMED = "confirmed"
     REJECTED = "rejected"
     CANCELLED = "cancelled"
+    AFFECTED = "affected"
+
+
+NEXT_STATUSES: Mapping[Status, frozenset[Status]] = {
+    Status.PENDING: frozenset({Status.CONFIRMED, Status.REJECTED}),
+    Status.CONFIRMED: frozenset({Status.AFFECTED, Status.CANCELLED}),
+    Status.AFFECTED: frozenset({Status.CANCELLED}),
+    Status.REJECTED: frozenset(),
+    Status.CANCELLED: frozenset(),
+}
+"""What can become of a booking; each arrow is one version and one event."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,13 +111,17 @@ class Booking:
 
     def cancelled(self, now: datetime) -> "Booking":
         """Given back by its user; a cancelled one stays as it is. `NotCancellable` otherwise."""
-        match self.status:
-            case Status.CONFIRMED:
-                return self._with(Status.CANCELLED, now)
-            case Status.CANCELLED:
-                return self
-            case Status.PENDING | Status.REJECTED:
-                raise NotCancellable(f"a {self.status} booking can't be cancelled")
+        if self.status is Status.CANCELLED:
+            return self
+        if Status.CANCELLED not in NEXT_STATUSES[self.status]:
+            raise NotCancellable(f"a {self.status} booking can't be cancelled")
+        return self._with(Status.CANCELLED, now)
+
+    def affected(self, now: datetime) -> "Booking":
+        """With a flight that does not fly; its seats stay sold until the user gives it back."""
+        return self._with(Status.AFFECTED, now)
 
     def _with(self, status: Status, now: datetime) -> "Booking":
+        if status not in NEXT_STATUSES[self.status]:
+            raise IllegalTransition(f"a {self.status} booking can't become {status}")
         return replace(self, status=status, update_time=now, version=self.version + 1)

@@ -65,7 +65,7 @@ class BookingNotFound(BookingError):
 
 
 class NotCancellable(BookingError):
-    """Only a confirmed booking can be cancelled."""
+    """Only a confirmed or affected booking can be cancelled."""
 
     reason = "BOOKING_NOT_CANCELLABLE"
 

@@ -120,3 +120,17 @@ class Saga:
         if step is None:
             raise IllegalTransition(f"{event} in step {self.step}")
         return replace(self, step=step, booking=booking or self.booking, attempts=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnfinishedSaga:
+    """A saga that has not ended, as an operator sees it."""
+
+    booking_id: str
+    step: Step
+    epoch: int
+    attempts: int
+    last_error: str
+    owner: str
+    start_time: datetime
+    due_time: datetime

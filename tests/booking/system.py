@@ -13,10 +13,11 @@ from sqlalchemy import select
 
 from booking.changes import Changes
 from booking.participants import Participants
+from booking.queries import snapshot
 from booking.runner import SagaRunner, Terms
 from booking.service import BookingService
 from booking.servicer import STATUS_CODES, BookingServicer
-from booking.store import BookingStore, snapshot
+from booking.store import BookingStore
 from booking.tables import outbox, sagas
 from booking.upstreams import PricingQuotes, ScheduleSeats
 from consulmesh.testing import serving
@@ -119,6 +120,7 @@ class System:
                 BookingService(store, quotes, runner, changes, _clock),
                 Feed(db, outbox, event=pb.BookingEvent, snapshot=snapshot),
                 self._tokens,
+                _clock,
             )
             channel = await stack.enter_async_context(
                 serving(

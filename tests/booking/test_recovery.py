@@ -30,11 +30,11 @@ class HaltingStore(BookingStore):
     def __init__(self, db: Database, changes: Changes, *, at: int, before: bool) -> None:
         super().__init__(db, changes)
         self.gate = Gate()
-        self.recorded: list[bool] = []
+        self.recorded: list[Saga | None] = []
         self._at = at
         self._before = before
 
-    async def record(self, before: Saga, after: Saga, due: datetime) -> bool:
+    async def record(self, before: Saga, after: Saga, due: datetime) -> Saga | None:
         """Record, unless it is the one to stand still at."""
         self._at -= 1
         if self._at == 0 and self._before:
@@ -137,7 +137,7 @@ async def test_frozen_owner_wakes_up(system: System, at: int) -> None:
         calls = system.schedule.faults.calls.total()
 
     assert booking.status == pb.BOOKING_STATUS_CONFIRMED
-    assert store.recorded[-1] is False
+    assert store.recorded[-1] is None
     assert system.schedule.faults.calls.total() == calls
     assert max(system.schedule.epochs.values()) == 2
     await system.check(frozen)

@@ -1,4 +1,4 @@
-"""Bookings, their sagas, idempotency keys and the outbox."""
+"""Bookings, their sagas, idempotency keys, cancelled flights, outbox, inbox and leases."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -35,14 +35,21 @@ def upgrade() -> None:
     _create_parts()
     _create_sagas()
     _create_keys()
+    _create_cancelled_flights()
     schema.create_outbox_1(op, "booking")
+    schema.create_inbox_1(op, "inbox")
+    schema.create_leases_1(op)
 
 
 def downgrade() -> None:
     """Drop everything."""
     for table in (
+        "lease",
+        "inbox_dead_letter",
+        "inbox_position",
         "booking_event",
         "booking_head",
+        "cancelled_flight",
         "idempotency_key",
         "saga",
         "contact",
@@ -67,6 +74,7 @@ def _create_parts() -> None:
         sa.Column("fare", sa.String, nullable=False),
         sa.Column("taxes", sa.String, nullable=False),
     )
+    op.create_index("segment_by_flight_id", "segment", ["flight_id"])
     op.create_table(
         "passenger",
         sa.Column("booking_id", sa.String, _booking(), primary_key=True),
@@ -89,6 +97,7 @@ def _create_sagas() -> None:
         sa.Column("epoch", sa.Integer, nullable=False),
         sa.Column("owner", sa.String, nullable=False),
         sa.Column("due_time", UtcDateTime),
+        sa.Column("start_time", UtcDateTime, nullable=False),
         sa.Column("attempts", sa.Integer, nullable=False),
         sa.Column("last_error", sa.Text, nullable=False),
         sa.Column("rejection_reason", sa.String),
@@ -109,3 +118,14 @@ def _create_keys() -> None:
         sa.Column("content_hash", sa.String(64), nullable=False),
         sa.Column("create_time", UtcDateTime, nullable=False),
     )
+
+
+def _create_cancelled_flights() -> None:
+    op.create_table(
+        "cancelled_flight",
+        sa.Column("flight_id", sa.String, primary_key=True),
+        sa.Column("departure_time", UtcDateTime, nullable=False),
+        sa.Column("pending", sa.Boolean, nullable=False),
+        sa.Column("unseen", sa.Boolean, nullable=False),
+    )
+    op.create_index("ix_cancelled_flight_pending", "cancelled_flight", ["pending"])

@@ -38,9 +38,9 @@ class _BookingStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Booking
     BOOKING_STATUS_REJECTED: _BookingStatus.ValueType  # 3
     """Nothing was sold; `rejection` says why."""
     BOOKING_STATUS_CANCELLED: _BookingStatus.ValueType  # 4
-    """Was confirmed, then given back by the traveller."""
+    """Was confirmed, then given back by its user."""
     BOOKING_STATUS_AFFECTED: _BookingStatus.ValueType  # 5
-    """Confirmed, but a flight of it was cancelled."""
+    """Confirmed, but a flight of it was cancelled. Its seats stay sold until it is given back."""
 
 class BookingStatus(_BookingStatus, metaclass=_BookingStatusEnumTypeWrapper):
     """State of a booking."""
@@ -54,10 +54,50 @@ BOOKING_STATUS_CONFIRMED: BookingStatus.ValueType  # 2
 BOOKING_STATUS_REJECTED: BookingStatus.ValueType  # 3
 """Nothing was sold; `rejection` says why."""
 BOOKING_STATUS_CANCELLED: BookingStatus.ValueType  # 4
-"""Was confirmed, then given back by the traveller."""
+"""Was confirmed, then given back by its user."""
 BOOKING_STATUS_AFFECTED: BookingStatus.ValueType  # 5
-"""Confirmed, but a flight of it was cancelled."""
+"""Confirmed, but a flight of it was cancelled. Its seats stay sold until it is given back."""
 Global___BookingStatus: _TypeAlias = BookingStatus  # noqa: Y015
+
+class _SagaStep:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SagaStepEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SagaStep.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SAGA_STEP_UNSPECIFIED: _SagaStep.ValueType  # 0
+    """Never sent."""
+    SAGA_STEP_REDEEM_QUOTE: _SagaStep.ValueType  # 1
+    """Pricing, to bind the quote to the booking."""
+    SAGA_STEP_HOLD_SEATS: _SagaStep.ValueType  # 2
+    """Schedule, to set every seat aside."""
+    SAGA_STEP_CONFIRM_SEATS: _SagaStep.ValueType  # 3
+    """Schedule, to sell what is held: commit is decided, and asked for until it is answered."""
+    SAGA_STEP_RELEASE_SEATS: _SagaStep.ValueType  # 4
+    """Schedule, to give back what is held: abort is decided."""
+    SAGA_STEP_RELEASE_QUOTE: _SagaStep.ValueType  # 5
+    """Pricing, to free the quote."""
+    SAGA_STEP_RETURN_SEATS: _SagaStep.ValueType  # 6
+    """Schedule, to take back the seats of a booking that was cancelled."""
+
+class SagaStep(_SagaStep, metaclass=_SagaStepEnumTypeWrapper):
+    """What a saga asks next."""
+
+SAGA_STEP_UNSPECIFIED: SagaStep.ValueType  # 0
+"""Never sent."""
+SAGA_STEP_REDEEM_QUOTE: SagaStep.ValueType  # 1
+"""Pricing, to bind the quote to the booking."""
+SAGA_STEP_HOLD_SEATS: SagaStep.ValueType  # 2
+"""Schedule, to set every seat aside."""
+SAGA_STEP_CONFIRM_SEATS: SagaStep.ValueType  # 3
+"""Schedule, to sell what is held: commit is decided, and asked for until it is answered."""
+SAGA_STEP_RELEASE_SEATS: SagaStep.ValueType  # 4
+"""Schedule, to give back what is held: abort is decided."""
+SAGA_STEP_RELEASE_QUOTE: SagaStep.ValueType  # 5
+"""Pricing, to free the quote."""
+SAGA_STEP_RETURN_SEATS: SagaStep.ValueType  # 6
+"""Schedule, to take back the seats of a booking that was cancelled."""
+Global___SagaStep: _TypeAlias = SagaStep  # noqa: Y015
 
 @_typing.final
 class Passenger(_message.Message):
@@ -652,3 +692,117 @@ class BookingChanged(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BookingChanged: _TypeAlias = BookingChanged  # noqa: Y015
+
+@_typing.final
+class UnfinishedSaga(_message.Message):
+    """A saga that has not ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BOOKING_ID_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    LAST_ERROR_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    DUE_TIME_FIELD_NUMBER: _builtins.int
+    booking_id: _builtins.str
+    """Its booking."""
+    step: Global___SagaStep.ValueType
+    """What it asks next."""
+    epoch: _builtins.int
+    """How often it has changed hands, from 1."""
+    attempts: _builtins.int
+    """Unanswered questions of this step."""
+    last_error: _builtins.str
+    """What came instead of the last answer; empty where there is no last one."""
+    owner: _builtins.str
+    """The instance that drives it, until `due_time`; empty while it waits for its next attempt."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When its user asked for the booking, or for its cancellation."""
+
+    @_builtins.property
+    def due_time(self) -> _timestamp_pb2.Timestamp:
+        """When any instance may take it."""
+
+    def __init__(
+        self,
+        *,
+        booking_id: _builtins.str = ...,
+        step: Global___SagaStep.ValueType = ...,
+        epoch: _builtins.int = ...,
+        attempts: _builtins.int = ...,
+        last_error: _builtins.str = ...,
+        owner: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        due_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["due_time", b"due_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "booking_id", b"booking_id", "due_time", b"due_time", "epoch", b"epoch", "last_error", b"last_error", "owner", b"owner", "start_time", b"start_time", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnfinishedSaga: _TypeAlias = UnfinishedSaga  # noqa: Y015
+
+@_typing.final
+class ListUnfinishedSagasRequest(_message.Message):
+    """Request of ListUnfinishedSagas."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most this many, 1 to 100; 0 means 20."""
+    page_token: _builtins.str
+    """`next_page_token` of the response before."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListUnfinishedSagasRequest: _TypeAlias = ListUnfinishedSagasRequest  # noqa: Y015
+
+@_typing.final
+class ListUnfinishedSagasResponse(_message.Message):
+    """Response of ListUnfinishedSagas."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAGAS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    READ_TIME_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def sagas(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnfinishedSaga]:
+        """The sagas, the oldest first."""
+
+    @_builtins.property
+    def read_time(self) -> _timestamp_pb2.Timestamp:
+        """When this was read, by the same clock as the other times."""
+
+    def __init__(
+        self,
+        *,
+        sagas: _abc.Iterable[Global___UnfinishedSaga] | None = ...,
+        next_page_token: _builtins.str = ...,
+        read_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["read_time", b"read_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "read_time", b"read_time", "sagas", b"sagas"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListUnfinishedSagasResponse: _TypeAlias = ListUnfinishedSagasResponse  # noqa: Y015

@@ -68,6 +68,11 @@ class BookingServiceStub:
                 request_serializer=flights_dot_booking_dot_v1_dot_booking__pb2.WatchBookingEventsRequest.SerializeToString,
                 response_deserializer=flights_dot_booking_dot_v1_dot_booking__pb2.WatchBookingEventsResponse.FromString,
                 _registered_method=True)
+        self.ListUnfinishedSagas = channel.unary_unary(
+                '/flights.booking.v1.BookingService/ListUnfinishedSagas',
+                request_serializer=flights_dot_booking_dot_v1_dot_booking__pb2.ListUnfinishedSagasRequest.SerializeToString,
+                response_deserializer=flights_dot_booking_dot_v1_dot_booking__pb2.ListUnfinishedSagasResponse.FromString,
+                _registered_method=True)
 
 
 class BookingServiceServicer:
@@ -104,7 +109,7 @@ class BookingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelBooking(self, request, context):
-        """Gives a confirmed booking back. NOT_FOUND (BOOKING_NOT_FOUND), FAILED_PRECONDITION
+        """Gives a confirmed or affected booking back, free of charge. NOT_FOUND (BOOKING_NOT_FOUND), FAILED_PRECONDITION
         (BOOKING_NOT_CANCELLABLE: still pending, or rejected), INVALID_ARGUMENT (REQUEST_ID_REUSED for
         another booking); a cancelled booking stays as it is.
         """
@@ -123,6 +128,14 @@ class BookingServiceServicer:
     def WatchBookingEvents(self, request, context):
         """Every change of every booking, without personal data: a durable stream (see streams.v1.Phase)
         for other services.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListUnfinishedSagas(self, request, context):
+        """The sagas of all users that have not ended, the oldest first, without personal data. Needs the
+        role `operator`: PERMISSION_DENIED. INVALID_ARGUMENT (VALIDATION_FAILED, INVALID_PAGE_TOKEN).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -160,6 +173,11 @@ def add_BookingServiceServicer_to_server(servicer, server):
                     servicer.WatchBookingEvents,
                     request_deserializer=flights_dot_booking_dot_v1_dot_booking__pb2.WatchBookingEventsRequest.FromString,
                     response_serializer=flights_dot_booking_dot_v1_dot_booking__pb2.WatchBookingEventsResponse.SerializeToString,
+            ),
+            'ListUnfinishedSagas': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUnfinishedSagas,
+                    request_deserializer=flights_dot_booking_dot_v1_dot_booking__pb2.ListUnfinishedSagasRequest.FromString,
+                    response_serializer=flights_dot_booking_dot_v1_dot_booking__pb2.ListUnfinishedSagasResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -328,6 +346,33 @@ class BookingService:
             '/flights.booking.v1.BookingService/WatchBookingEvents',
             flights_dot_booking_dot_v1_dot_booking__pb2.WatchBookingEventsRequest.SerializeToString,
             flights_dot_booking_dot_v1_dot_booking__pb2.WatchBookingEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUnfinishedSagas(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flights.booking.v1.BookingService/ListUnfinishedSagas',
+            flights_dot_booking_dot_v1_dot_booking__pb2.ListUnfinishedSagasRequest.SerializeToString,
+            flights_dot_booking_dot_v1_dot_booking__pb2.ListUnfinishedSagasResponse.FromString,
             options,
             channel_credentials,
             insecure,

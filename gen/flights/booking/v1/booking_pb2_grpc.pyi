@@ -33,7 +33,7 @@ class BookingServiceStub:
     ListBookings: _aio.UnaryUnaryMultiCallable[_booking_pb2.ListBookingsRequest, _booking_pb2.ListBookingsResponse]
     """The user's bookings, newest first. INVALID_ARGUMENT (INVALID_PAGE_TOKEN)."""
     CancelBooking: _aio.UnaryUnaryMultiCallable[_booking_pb2.CancelBookingRequest, _booking_pb2.CancelBookingResponse]
-    """Gives a confirmed booking back. NOT_FOUND (BOOKING_NOT_FOUND), FAILED_PRECONDITION
+    """Gives a confirmed or affected booking back, free of charge. NOT_FOUND (BOOKING_NOT_FOUND), FAILED_PRECONDITION
     (BOOKING_NOT_CANCELLABLE: still pending, or rejected), INVALID_ARGUMENT (REQUEST_ID_REUSED for
     another booking); a cancelled booking stays as it is.
     """
@@ -44,6 +44,10 @@ class BookingServiceStub:
     WatchBookingEvents: _aio.UnaryStreamMultiCallable[_booking_pb2.WatchBookingEventsRequest, _booking_pb2.WatchBookingEventsResponse]
     """Every change of every booking, without personal data: a durable stream (see streams.v1.Phase)
     for other services.
+    """
+    ListUnfinishedSagas: _aio.UnaryUnaryMultiCallable[_booking_pb2.ListUnfinishedSagasRequest, _booking_pb2.ListUnfinishedSagasResponse]
+    """The sagas of all users that have not ended, the oldest first, without personal data. Needs the
+    role `operator`: PERMISSION_DENIED. INVALID_ARGUMENT (VALIDATION_FAILED, INVALID_PAGE_TOKEN).
     """
 
 class BookingServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -89,7 +93,7 @@ class BookingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _booking_pb2.CancelBookingRequest,
         context: _aio.ServicerContext[_booking_pb2.CancelBookingRequest, _abc.Awaitable[_booking_pb2.CancelBookingResponse]],
     ) -> _abc.Awaitable[_booking_pb2.CancelBookingResponse]:
-        """Gives a confirmed booking back. NOT_FOUND (BOOKING_NOT_FOUND), FAILED_PRECONDITION
+        """Gives a confirmed or affected booking back, free of charge. NOT_FOUND (BOOKING_NOT_FOUND), FAILED_PRECONDITION
         (BOOKING_NOT_CANCELLABLE: still pending, or rejected), INVALID_ARGUMENT (REQUEST_ID_REUSED for
         another booking); a cancelled booking stays as it is.
         """
@@ -112,6 +116,16 @@ class BookingServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.AsyncIterator[_booking_pb2.WatchBookingEventsResponse]:
         """Every change of every booking, without personal data: a durable stream (see streams.v1.Phase)
         for other services.
+        """
+
+    @_abc_1.abstractmethod
+    def ListUnfinishedSagas(
+        self,
+        request: _booking_pb2.ListUnfinishedSagasRequest,
+        context: _aio.ServicerContext[_booking_pb2.ListUnfinishedSagasRequest, _abc.Awaitable[_booking_pb2.ListUnfinishedSagasResponse]],
+    ) -> _abc.Awaitable[_booking_pb2.ListUnfinishedSagasResponse]:
+        """The sagas of all users that have not ended, the oldest first, without personal data. Needs the
+        role `operator`: PERMISSION_DENIED. INVALID_ARGUMENT (VALIDATION_FAILED, INVALID_PAGE_TOKEN).
         """
 
 def add_BookingServiceServicer_to_server(servicer: BookingServiceServicer, server: _aio.Server) -> None: ...

@@ -1,0 +1,52 @@
+"""The port behind which sagas are stored."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from booking.domain import Booking, RequestKey, Saga, User
+
+
+class SagaLog(Protocol):
+    """Stored sagas. Every change is one durable transaction, and fails for an older epoch."""
+
+    async def begin(self, saga: Saga, key: RequestKey, due: datetime) -> Booking | None:
+        """Store booking, key and saga; or return the booking that the key has made already."""
+        ...
+
+    async def cancel(
+        self, user: User, booking_id: str, key: RequestKey, owner: str, now: datetime, due: datetime
+    ) -> tuple[Booking, Saga | None] | None:
+        """Cancel the user's booking; with the saga, unless it was cancelled before."""
+        ...
+
+    async def record(self, before: Saga, after: Saga, due: datetime) -> Saga | None:
+        """Store the saga's new step and what it did to the booking; None when superseded."""
+        ...
+
+    async def postpone(self, saga: Saga, error: str, due: datetime) -> bool:
+        """Count an unanswered attempt and let go of the saga until it is due."""
+        ...
+
+    async def next_due(self, now: datetime, horizon: timedelta) -> datetime | None:
+        """When the next saga is due: `now` where one is already, or seems due beyond `horizon`."""
+        ...
+
+    async def claim(
+        self, owner: str, now: datetime, horizon: timedelta, due: datetime, limit: int
+    ) -> Sequence[Saga]:
+        """Take sagas that are due, in a new epoch each, until `due`."""
+        ...
+
+    async def hand_back(self, owner: str, now: datetime) -> int:
+        """Make the owner's unfinished sagas due for everybody; how many."""
+        ...
+
+    @property
+    def version(self) -> int:
+        """Grows with every commit that is known here."""
+        ...
+
+    async def changed(self, seen: int) -> int:
+        """Wait for a version beyond `seen`: a commit of any process."""
+        ...
