@@ -96,7 +96,7 @@ def _unary_stream(pipeline: Pipeline, method: Method, handler: Any) -> Any:
         call = Call(pipeline, method, peer, streaming=True)
         try:
             pipeline.enter(call)
-            await serve(decode(raw), peer)
+            await serve(decode(raw), call)
         except BaseException as error:
             await call.failed(error)
             raise
@@ -117,7 +117,7 @@ def _stream_stream(pipeline: Pipeline, method: Method, handler: Any) -> Any:
         call = Call(pipeline, method, peer, streaming=True)
         try:
             pipeline.enter(call)
-            await serve(requests, peer)
+            await serve(requests, call)
         except BaseException as error:
             await call.failed(error)
             raise
@@ -150,21 +150,36 @@ def _coroutine(handler: _Handler) -> Callable[[Any, Any], Awaitable[Any]]:
     return serve
 
 
-def _writer(handler: _Handler) -> Callable[[Any, Any], Awaitable[None]]:
-    """The handler as a coroutine that writes to its context."""
+def _writer(handler: _Handler) -> Callable[[Any, Call], Awaitable[None]]:
+    """The handler as a coroutine that writes to its call."""
     if inspect.iscoroutinefunction(handler):
-        return handler
 
-    async def serve(request: Any, peer: Peer) -> None:
-        messages = handler(request, peer)
+        async def serve_by_writing(request: Any, call: Call) -> None:
+            await handler(request, _Writing(call))
+
+        return serve_by_writing
+
+    async def serve(request: Any, call: Call) -> None:
+        messages = handler(request, call.peer)
         try:
             async for message in messages:
-                await peer.write(message)
+                await call.write(message)
         finally:
             # at once, not when it is collected: it may hold what others wait for
             await messages.aclose()
 
     return serve
+
+
+class _Writing:
+    """gRPC's context, but for what is written through it."""
+
+    def __init__(self, call: Call) -> None:
+        self.write = call.write
+        self._peer = call.peer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._peer, name)
 
 
 def _strict(decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:

@@ -5,6 +5,9 @@ decoding → the handler → errors → access log and metrics.
 
 Each answer carries the trailer `mesh-instance`, but for those that gRPC core gives itself, and
 those of a handler that aborts with trailers of its own.
+
+A stream's reader that takes nothing is cut. gRPC buffers 64 KiB and one message for it; the status
+goes behind them, so the reader learns of it if it ever reads on.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
 from typing import Final
 
 import grpc
@@ -23,9 +28,13 @@ from consulmesh.logs import AccessRecord
 from consulmesh.metrics import MethodMetrics, RpcMetrics
 from consulmesh.policies import Admission, Authorization, Metadata, Peer
 from consulmesh.propagation import INSTANCE, Incoming
-from consulmesh.translation import Answer, Draining, Translation
+from consulmesh.translation import Answer, Draining, SlowReader, Translation
 
 _log = structlog.get_logger()
+
+READER_PATIENCE: Final = timedelta(seconds=30)
+"""How long a stream's client may take no message before the stream is cut. Far more than a consumer
+needs for a batch, so only one that has stopped is met."""
 
 _OK: Final = grpc.StatusCode.OK.name
 _CANCELLED: Final = grpc.StatusCode.CANCELLED.name
@@ -51,8 +60,10 @@ class Pipeline:
         authorization: Authorization | None,
         access_log: Callable[[AccessRecord], None],
         metrics: RpcMetrics,
+        reader_patience: timedelta = READER_PATIENCE,
     ) -> None:
         self.translation = translation
+        self.reader_patience = reader_patience.total_seconds()
         self.trailer = ((INSTANCE, instance),)
         self.access_log = access_log
         self.metrics = metrics
@@ -114,7 +125,17 @@ class Method:
 class Call:
     """One call, from its context to its line in the log."""
 
-    __slots__ = ("_pipeline", "_started", "_task", "drained", "endless", "method", "peer", "source")
+    __slots__ = (
+        "_begun",
+        "_pipeline",
+        "_started",
+        "_task",
+        "drained",
+        "endless",
+        "method",
+        "peer",
+        "source",
+    )
 
     def __init__(self, pipeline: Pipeline, method: Method, peer: Peer, *, streaming: bool) -> None:
         self._started = now = time.monotonic()
@@ -125,12 +146,35 @@ class Call:
         deadline = None if remaining is None else now + remaining
         self.source = source = Incoming(peer.invocation_metadata() or (), deadline)
         CURRENT.set(source)  # in the context of the call's own task, which ends with it
+        self._begun = False
         self.drained = False
         self.endless = streaming and deadline is None
         self._task: asyncio.Task[object] | None = asyncio.current_task() if self.endless else None
         peer.set_trailing_metadata(pipeline.trailer)
         method.metrics.started()
         pipeline.in_flight += 1
+
+    async def write(self, message: object) -> None:
+        """Sends a message of a stream; raises SlowReader where the client does not take it."""
+        if not self._begun:
+            await self._begin()
+        longest = self._pipeline.reader_patience
+        try:
+            async with asyncio.timeout(longest) as patience:
+                await self.peer.write(message)
+        except TimeoutError:
+            if not patience.expired():
+                raise
+            raise SlowReader(longest) from None
+
+    async def _begin(self) -> None:
+        """Sends the headers apart from the first message.
+
+        gRPC would send them again with the status while that message is stuck, and so fail to.
+        """
+        self._begun = True
+        with suppress(aio.UsageError):  # the handler has sent some
+            await self.peer.send_initial_metadata(())
 
     def drain(self) -> None:
         """Cancels the handler; what it raises becomes UNAVAILABLE (DRAINING)."""

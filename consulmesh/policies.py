@@ -16,6 +16,9 @@ class Peer(Protocol):
     async def abort(self, code: grpc.StatusCode, details: str, trailing: Metadata) -> None:
         """Sends an error, and raises."""
 
+    async def send_initial_metadata(self, metadata: Metadata) -> None:
+        """Sends the headers; once."""
+
     async def write(self, message: Any) -> None:
         """Sends a message of a stream."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, Final
 
 import grpc
@@ -27,7 +28,7 @@ from grpc_reflection.v1alpha import (  # type: ignore[import-untyped]  # it has 
 from consulmesh import handlers, logs
 from consulmesh.logs import AccessRecord
 from consulmesh.metrics import RpcMetrics, rpc_metrics
-from consulmesh.pipeline import Pipeline
+from consulmesh.pipeline import READER_PATIENCE, Pipeline
 from consulmesh.policies import Admission, Authorization
 from consulmesh.translation import Translation
 
@@ -53,7 +54,9 @@ _log = structlog.get_logger()
 class MeshServer(aio.Server):
     """Serves as `service`; `instance` ("<id>/<version>") is sent with each answer.
 
-    Health says NOT_SERVING until `set_serving`. `status_codes` maps the service's own errors.
+    Health says NOT_SERVING until `set_serving`. `status_codes` maps the service's own errors. A
+    stream whose client takes no message for `reader_patience` ends with RESOURCE_EXHAUSTED
+    (SLOW_READER).
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class MeshServer(aio.Server):
         access_log: Callable[[AccessRecord], None] = logs.access,
         metrics: RpcMetrics | None = None,
         options: Sequence[tuple[str, Any]] = (),
+        reader_patience: timedelta = READER_PATIENCE,
     ) -> None:
         self._service = service
         self._server = aio.server(options=(*SERVER_OPTIONS, *options))
@@ -77,6 +81,7 @@ class MeshServer(aio.Server):
             authorization=authorization,
             access_log=access_log,
             metrics=metrics or rpc_metrics(),
+            reader_patience=reader_patience,
         )
         self._health = health.aio.HealthServicer()
         self._proto_services: list[str] = []

@@ -30,6 +30,15 @@ class Draining(Exception):  # noqa: N818 - an answer, not a defect
         super().__init__("draining")
 
 
+class SlowReader(Exception):  # noqa: N818 - an answer, not a defect
+    """The client took no message of its stream for too long."""
+
+    reason = "SLOW_READER"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"no message was read for {seconds:g} s")
+
+
 class UnknownMethod(Exception):  # noqa: N818 - an answer, not a defect
     """This server has no such method."""
 
@@ -45,6 +54,7 @@ _COMMON: Final[Mapping[type[Exception], grpc.StatusCode]] = {
     NotImplementedError: grpc.StatusCode.UNIMPLEMENTED,
     UnknownMethod: grpc.StatusCode.UNIMPLEMENTED,
     Draining: grpc.StatusCode.UNAVAILABLE,
+    SlowReader: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 # What an upstream's failure means to our own caller; other codes are about our own request.
 _PASSED_ON: Final = {
