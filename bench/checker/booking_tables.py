@@ -5,7 +5,7 @@ from decimal import Decimal
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Connection, Row, inspect
+from sqlalchemy import Connection, Row
 
 from bench.checker.databases import instant, rows
 from bench.checker.facts import Booking, BookingFacts, Key
@@ -30,7 +30,7 @@ SELECT booking_id, flight_id, cabin, fare, taxes FROM segment ORDER BY booking_i
 _KEYS = """
 SELECT subject, request_id, booking_id FROM idempotency_key WHERE operation = 'CreateBooking'
 """
-_CANCELLED = "SELECT flight_id FROM cancelled_flight"
+_CANCELLED = "SELECT flight_id, pending FROM cancelled_flight"
 
 
 def read_booking(connection: Connection) -> BookingFacts:
@@ -42,7 +42,6 @@ def read_booking(connection: Connection) -> BookingFacts:
     for booking_id, flights in _grouped(connection, _SEGMENTS):
         segments = tuple(map(_segment, flights))
         bookings[booking_id].segments = known.setdefault(segments, segments)
-    follows = inspect(connection).has_table("cancelled_flight")
     return BookingFacts(
         bookings=bookings,
         keys=[
@@ -50,8 +49,8 @@ def read_booking(connection: Connection) -> BookingFacts:
             for row in rows(connection, _KEYS)
         ],
         stream=read_stream(connection, "booking", booking_event),
-        position=read_position(connection) if follows else None,
-        cancelled={row.flight_id for row in rows(connection, _CANCELLED)} if follows else set(),
+        position=read_position(connection),
+        cancelled={row.flight_id: bool(row.pending) for row in rows(connection, _CANCELLED)},
     )
 
 

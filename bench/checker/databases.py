@@ -58,7 +58,8 @@ def _postgres(url: URL) -> Engine:
 def rows(connection: Connection, statement: str) -> Iterator[Any]:
     """The rows of a query: tuples with names, some fetched at a time."""
     streaming = connection.execution_options(stream_results=True, max_row_buffer=_AT_ONCE)
-    return iter(streaming.execute(text(statement)).yield_per(_AT_ONCE))
+    with streaming.execute(text(statement)) as found:
+        yield from found.yield_per(_AT_ONCE)
 
 
 def instant(value: datetime | str) -> datetime:

@@ -1,7 +1,6 @@
 """What the databases say, as values of the judge's own."""
 
 from collections.abc import Mapping
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -129,13 +128,17 @@ class Position:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BookingFacts:
-    """Booking's database. `cancelled` are the flights that it knows to be cancelled."""
+    """Booking's database.
+
+    `cancelled` are the flights that it knows to be cancelled, and whether bookings of them may not
+    be marked yet.
+    """
 
     bookings: Mapping[str, Booking]
     keys: list[Key]
     stream: Stream
     position: Position | None
-    cancelled: AbstractSet[str]
+    cancelled: Mapping[str, bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

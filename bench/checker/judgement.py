@@ -20,7 +20,11 @@ _SHOWN: Final = 20  # of each invariant: one fault often breaks it in a thousand
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What was judged, and what is wrong. `unfinished` are bookings whose saga has work left."""
+    """What was judged, and what is wrong.
+
+    `unfinished` are bookings whose saga has work left, and cancelled flights whose bookings are
+    not all marked yet.
+    """
 
     counts: Mapping[str, int]
     violations: Sequence[Violation]
@@ -36,7 +40,7 @@ class Report:
         lines = [f"judged {counts}: {len(self.violations)} violations"]
         if self.unfinished:
             some = ", ".join(self.unfinished[:_SHOWN])
-            lines.append(f"{len(self.unfinished)} sagas are not finished: {some}")
+            lines.append(f"{len(self.unfinished)} are not finished: {some}")
         by_invariant = defaultdict[str, list[Violation]](list)
         for violation in self.violations:
             by_invariant[violation.invariant].append(violation)
@@ -58,7 +62,7 @@ def judge(history: History, urls: Urls) -> Report:
     return Report(
         counts=_counts(case),
         violations=[violation for invariant in INVARIANTS for violation in invariant(case)],
-        unfinished=sorted(key for key, booking in case.bookings.items() if not booking.finished),
+        unfinished=unfinished(case.facts),
     )
 
 
@@ -70,6 +74,13 @@ def read(urls: Urls) -> Facts:
         seats = read_schedule(schedule)
     with snapshot(urls.pricing) as pricing:
         return Facts(booking=bookings, schedule=seats, pricing=read_pricing(pricing))
+
+
+def unfinished(facts: Facts) -> list[str]:
+    """What booking has still to do by itself."""
+    sagas = (key for key, booking in facts.booking.bookings.items() if not booking.finished)
+    flights = (flight_id for flight_id, pending in facts.booking.cancelled.items() if pending)
+    return sorted([*sagas, *flights])
 
 
 def _counts(case: Case) -> dict[str, int]:

@@ -12,6 +12,9 @@ _LETTERS = "SELECT count(*) FROM inbox_dead_letter WHERE source = 'schedule'"
 def read_position(connection: Connection) -> Position | None:
     """The position and the number of dead letters; None where it never followed."""
     [(letters,)] = rows(connection, _LETTERS)
-    for epoch, seq in rows(connection, _POSITION):
-        return Position(epoch=epoch, seq=seq or 0, dead_letters=letters)
-    return None
+    found = list(rows(connection, _POSITION))
+    return (
+        Position(epoch=found[0].epoch, seq=found[0].seq or 0, dead_letters=letters)
+        if found
+        else None
+    )

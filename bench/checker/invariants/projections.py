@@ -64,12 +64,11 @@ def _same(there: Flight | None, here: PricedFlight | None) -> bool:
 
 def _booking(case: Case, seq: int) -> Iterator[tuple[str, str]]:
     schedule, cancelled = case.facts.schedule, case.facts.booking.cancelled
-    passed = {id_: f for id_, f in schedule.flights.items() if _passed(schedule, id_, seq)}
-    for flight_id, flight in passed.items():
-        if flight.cancelled != (flight_id in cancelled):
+    for flight_id, flight in schedule.flights.items():
+        if _passed(schedule, flight_id, seq) and flight.cancelled != (flight_id in cancelled):
             yield "it and schedule disagree whether a flight is cancelled", flight_id
     for booking_id, booking in case.bookings.items():
         if booking.status == "confirmed":
             for name, *_ in booking.segments:
-                if name in passed and passed[name].cancelled:
+                if cancelled.get(name) is False:
                     yield f"confirmed, and {name} is cancelled", booking_id
