@@ -40,8 +40,7 @@ class Timetable:
         changed = [e.flight_changed for e in newest if e.HasField("flight_changed")]
         removed = [e.flight_removed for e in newest if e.HasField("flight_removed")]
         data, now = SqlRepository(connection), self._now()
-        states = [messages.flight_state(flight) for flight in changed]
-        follow(data, states, data.flights(state.flight_id for state in states), now)
+        follow(data, [messages.flight_state(flight) for flight in changed], now)
         data.remove_flights([flight.flight_id for flight in removed], now)
 
     def start(self, connection: Connection) -> None:

@@ -2,6 +2,7 @@
 # ruff: noqa: N818 - named after what is wrong, as their reasons on the wire are
 
 from collections.abc import Mapping
+from typing import Self
 
 
 class PricingError(Exception):
@@ -60,13 +61,27 @@ class FlightDeparted(Refused):
 
 
 class QuoteExpired(Refused):
-    """The booking was accepted after the quote had run out; a fresh quote may be offered."""
+    """The booking was accepted after the quote had run out.
+
+    Metadata: `fresh_quote_id`, or `fresh_quote_refused` with the reason why there is none.
+    """
 
     reason = "QUOTE_EXPIRED"
 
-    def __init__(self, fresh_quote_id: str | None = None) -> None:
-        super().__init__("The quote has expired.")
-        self.metadata = {"fresh_quote_id": fresh_quote_id} if fresh_quote_id else {}
+    def __init__(self, message: str = "The quote has expired.", **metadata: str) -> None:
+        super().__init__(message)
+        self.metadata = metadata
+
+    @classmethod
+    def with_fresh(cls, quote_id: str) -> Self:
+        """It has; this quote is offered in its place."""
+        return cls(fresh_quote_id=quote_id)
+
+    @classmethod
+    def without_fresh(cls, refused: PricingError) -> Self:
+        """It has, and for this reason no other can be offered."""
+        message = f"The quote has expired, and there is no other: {refused}"
+        return cls(message, fresh_quote_refused=refused.reason)
 
 
 class QuoteRedeemed(Refused):

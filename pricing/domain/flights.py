@@ -43,7 +43,7 @@ class FlightState:
 
 @dataclass(frozen=True, slots=True)
 class CabinPrice:
-    """The price of one cabin; `version` grows with every change of it."""
+    """The price of one cabin; `version` is that of its flight's prices when it last changed."""
 
     cabin: Cabin
     price: Price
@@ -52,30 +52,41 @@ class CabinPrice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PricedFlight:
-    """A flight and its prices; `version` grows with every change of any of them."""
+    """A flight and its prices; `version` grows with every change of any of them.
+
+    `unseen` while a snapshot of schedule's has not come to the flight: what it was before may be of
+    another history, whose versions mean nothing now.
+    """
 
     state: FlightState
     version: int
     prices: tuple[CabinPrice, ...]
     change_time: datetime  # of the prices
     reprice_time: datetime | None  # when time alone moves a price
+    unseen: bool = False
 
     @classmethod
-    def unpriced(cls, state: FlightState, now: datetime) -> Self:
-        """A flight that is new to pricing; `updated` gives it its first prices."""
-        return cls(state=state, version=0, prices=(), change_time=now, reprice_time=None)
+    def unpriced(cls, state: FlightState, version: int, now: datetime) -> Self:
+        """A flight that is new to pricing; `repriced` gives it its first prices."""
+        return cls(state=state, version=version, prices=(), change_time=now, reprice_time=None)
 
-    def updated(self, state: FlightState, base: Decimal, now: datetime) -> Self:
-        """The flight with schedule's newer word and the prices as they are to be now."""
-        before = {one.cabin: one for one in self.prices}
+    def told(self, state: FlightState) -> Self:
+        """The flight with schedule's word of it, unless that is an older one; not yet repriced."""
+        if state.version < self.state.version and not self.unseen:
+            return self
+        return replace(self, state=state, unseen=False)
+
+    def repriced(self, base: Decimal, now: datetime) -> Self:
+        """The flight with the prices as they are to be now."""
+        state, before = self.state, {one.cabin: one for one in self.prices}
         left = fares.days_left(state.departure_time, now)
         prices = tuple(
-            _next(before.get(c.cabin), _price(state, c, base, left)) for c in state.cabins
+            _kept(before.get(c.cabin), _price(state, c, base, left, self.version + 1))
+            for c in state.cabins
         )
         changed = prices != self.prices
         return replace(
             self,
-            state=state,
             version=self.version + changed,
             prices=prices,
             change_time=now if changed else self.change_time,
@@ -94,12 +105,12 @@ class PricedFlight:
         return next(one.price for one in self.prices if one.cabin is cabin)
 
 
-def _price(state: FlightState, seats: CabinState, base: Decimal, days_left: int) -> CabinPrice:
+def _price(
+    state: FlightState, seats: CabinState, base: Decimal, days_left: int, version: int
+) -> CabinPrice:
     price = fares.price(base, state.carrier, seats.cabin, days_left, seats.load)
-    return CabinPrice(seats.cabin, price, 1)
+    return CabinPrice(seats.cabin, price, version)
 
 
-def _next(before: CabinPrice | None, now: CabinPrice) -> CabinPrice:
-    if before is None:
-        return now
-    return before if before.price == now.price else replace(now, version=before.version + 1)
+def _kept(before: CabinPrice | None, now: CabinPrice) -> CabinPrice:
+    return before if before is not None and before.price == now.price else now

@@ -11,6 +11,12 @@ from pricing.domain.errors import QuoteExpired, QuoteRedeemed, QuoteReleased, St
 from pricing.domain.fares import Cabin, Price
 
 LIFETIME = timedelta(minutes=10)
+REDEEMED_AFTER = timedelta(minutes=10)
+"""How long after its end a quote can be redeemed by a booking that was accepted before.
+
+Longer than a saga waits before it gives up. It bounds what a clock that is slow, where the booking
+was accepted, can make of a quote; one that is fast finds quotes expired.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +70,18 @@ class Quote:
         """What the party pays."""
         return sum((line.price.total for line in self.lines), Decimal(0)) * self.passengers
 
-    def redeem(self, claim: Claim, accept_time: datetime) -> Self:
-        """Bind the quote to the claim's booking; bound to it already, it stays so."""
+    def redeem(self, claim: Claim, accept_time: datetime, now: datetime) -> Self:
+        """Bind the quote to the claim's booking; bound to it already, it stays so.
+
+        Raises QuoteReleased, QuoteRedeemed, QuoteExpired.
+        """
         if claim.released:
             raise QuoteReleased("This booking has given the quote back.")
         if self.booking_id == claim.booking_id:
             return self
         if self.booking_id is not None:
             raise QuoteRedeemed("Another booking has the quote.")
-        if accept_time >= self.expire_time:
+        if accept_time >= self.expire_time or now >= self.expire_time + REDEEMED_AFTER:
             raise QuoteExpired
         return replace(self, booking_id=claim.booking_id)
 

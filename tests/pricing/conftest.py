@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -42,10 +41,9 @@ class World:
 
 
 @pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    """A new database."""
-    url = f"sqlite:///{tmp_path}/pricing.db"
-    async with Database.open(url, migrations="pricing:migrations") as opened:
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """A new database, on each engine."""
+    async with Database.open(database_url, migrations="pricing:migrations") as opened:
         yield opened
 
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 
@@ -17,7 +18,7 @@ from pricing.domain.errors import (
 )
 from pricing.domain.fares import Cabin, Price
 from pricing.domain.flights import PricedFlight
-from pricing.domain.quotes import Claim, Line, Quote
+from pricing.domain.quotes import REDEEMED_AFTER, Claim, Line, Quote
 from pricing.messages import flight_state
 from tests.pricing.timetable import NOW, flight
 
@@ -74,23 +75,32 @@ def test_time_alone_moves_a_price_at_the_instant_that_is_named(hours: int) -> No
 def test_the_same_flight_has_the_same_price_everywhere() -> None:
     """Prices are deterministic: two instances compute the same."""
     state = flight_state(flight())
-    first = PricedFlight.unpriced(state, NOW).updated(state, BASE, NOW)
-    second = PricedFlight.unpriced(state, NOW).updated(state, BASE, NOW)
+    first = PricedFlight.unpriced(state, 0, NOW).repriced(BASE, NOW)
+    second = PricedFlight.unpriced(state, 0, NOW).repriced(BASE, NOW)
 
     assert first == second
     assert [one.version for one in first.prices] == [1, 1]
 
 
 def test_only_prices_that_change_get_a_new_version() -> None:
-    """A sold seat that moves no price leaves every version as it was."""
+    """A sold seat that moves no price leaves every version as it was; they never go back."""
     state = flight_state(flight(available=100))
-    before = PricedFlight.unpriced(state, NOW).updated(state, BASE, NOW)
-    one_seat = before.updated(flight_state(flight(version=2, available=99)), BASE, NOW)
-    half = before.updated(flight_state(flight(version=3, available=50)), BASE, NOW)
+    before = PricedFlight.unpriced(state, 7, NOW).repriced(BASE, NOW)
+    one_seat = before.told(flight_state(flight(version=2, available=99))).repriced(BASE, NOW)
+    half = before.told(flight_state(flight(version=3, available=50))).repriced(BASE, NOW)
 
-    assert (one_seat.version, one_seat.state.version) == (before.version, 2)
-    assert half.version == before.version + 1
-    assert [one.version for one in half.prices] == [2, 1]
+    assert (before.version, [one.version for one in before.prices]) == (8, [8, 8])
+    assert (one_seat.version, one_seat.state.version) == (8, 2)
+    assert (half.version, [one.version for one in half.prices]) == (9, [9, 8])
+
+
+def test_an_older_word_counts_only_in_another_history() -> None:
+    """Schedule's versions compare within one history; a snapshot may have begun another."""
+    before = PricedFlight.unpriced(flight_state(flight(version=5)), 0, NOW)
+    older = flight_state(flight(version=2))
+
+    assert before.told(older) is before
+    assert replace(before, unseen=True).told(older) == replace(before, state=older)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +115,7 @@ def test_only_prices_that_change_get_a_new_version() -> None:
 def test_what_cannot_be_flown_is_not_for_sale(said: object, error: type[Exception]) -> None:
     """A cancelled, departed or full flight has no price for a party of two."""
     state = flight_state(said)  # type: ignore[arg-type] # parametrize knows no types
-    priced = PricedFlight.unpriced(state, NOW).updated(state, BASE, NOW)
+    priced = PricedFlight.unpriced(state, 0, NOW).repriced(BASE, NOW)
 
     with pytest.raises(error):
         priced.for_sale(Cabin.ECONOMY, 2, NOW)
@@ -132,23 +142,38 @@ def test_a_total_is_the_lines_times_the_passengers() -> None:
 
 def test_a_quote_is_redeemed_by_one_booking_only() -> None:
     """The same booking may ask again, another is refused until the first gives it back."""
-    redeemed = quote().redeem(claim(), NOW)
-    again = redeemed.redeem(claim(), NOW + timedelta(days=1))
+    redeemed = quote().redeem(claim(), NOW, NOW)
+    tomorrow = NOW + timedelta(days=1)
+    again = redeemed.redeem(claim(), tomorrow, tomorrow)
     with pytest.raises(QuoteRedeemed):
-        redeemed.redeem(claim("bkg_2"), NOW)
+        redeemed.redeem(claim("bkg_2"), NOW, NOW)
     free = redeemed.release(claim())
 
     assert again == redeemed
-    assert free.redeem(claim("bkg_2"), NOW).booking_id == "bkg_2"
+    assert free.redeem(claim("bkg_2"), NOW, NOW).booking_id == "bkg_2"
 
 
 def test_a_quote_is_judged_by_the_instant_the_booking_was_accepted() -> None:
     """One microsecond before it runs out it holds, at that instant it does not."""
     held = quote()
+    later = held.expire_time + timedelta(minutes=2)
 
-    assert held.redeem(claim(), held.expire_time - timedelta(microseconds=1)).booking_id
+    assert held.redeem(claim(), held.expire_time - timedelta.resolution, later).booking_id
     with pytest.raises(QuoteExpired):
-        held.redeem(claim(), held.expire_time)
+        held.redeem(claim(), held.expire_time, NOW)
+
+
+@pytest.mark.parametrize("skew", [timedelta(hours=1), timedelta(days=1), timedelta(days=400)])
+def test_a_wrong_clock_stretches_a_quote_by_minutes_at_most(skew: timedelta) -> None:
+    """Where the clock that accepts bookings is slow, a quote ends for all; a fast one ends it."""
+    held = quote()
+    end = held.expire_time + REDEEMED_AFTER
+
+    assert held.redeem(claim(), NOW - skew, end - timedelta.resolution).booking_id
+    with pytest.raises(QuoteExpired):
+        held.redeem(claim(), NOW - skew, end)
+    with pytest.raises(QuoteExpired):
+        held.redeem(claim(), NOW + skew, NOW)
 
 
 def test_a_released_booking_cannot_come_back() -> None:
@@ -156,7 +181,7 @@ def test_a_released_booking_cannot_come_back() -> None:
     tombstone = Claim(booking_id="bkg_1", epoch=2, released=True)
 
     with pytest.raises(QuoteReleased):
-        quote().redeem(tombstone, NOW)
+        quote().redeem(tombstone, NOW, NOW)
 
 
 def test_an_older_epoch_is_refused() -> None:

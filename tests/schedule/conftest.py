@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 from sqlalchemy import select
@@ -53,17 +52,16 @@ def airports() -> Airports:
 
 
 @pytest.fixture
-async def db(tmp_path: Path) -> AsyncIterator[Database]:
-    """An empty database of schedule, its history begun."""
-    async with database(tmp_path) as opened:
+async def db(database_url: str) -> AsyncIterator[Database]:
+    """An empty database of schedule, its history begun, on each engine."""
+    async with database(database_url) as opened:
         await opened.write(outbox.start_epoch)
         yield opened
 
 
 @asynccontextmanager
-async def database(folder: Path) -> AsyncIterator[Database]:
-    """The database in a folder, migrated."""
-    url = f"sqlite:///{folder}/schedule.db"
+async def database(url: str) -> AsyncIterator[Database]:
+    """The database at a URL, migrated."""
     async with Database.open(url, migrations="schedule:migrations") as opened:
         yield opened
 

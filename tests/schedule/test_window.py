@@ -2,7 +2,6 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import date, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, func, insert, select
@@ -46,9 +45,9 @@ async def newest(db: Database) -> int:
     return head.seq if head else -1
 
 
-async def test_the_first_window_is_there_before_the_history(tmp_path: Path) -> None:
+async def test_the_first_window_is_there_before_the_history(database_url: str) -> None:
     """The first load makes no events: the history begins with the whole window."""
-    async with database(tmp_path) as db:
+    async with database(database_url) as db:
         daily = Daily(20)
         before = await newest(db)
         await Window(SqlWindowStore(db, unfenced), daily, FixedClock()).roll(TODAY)
@@ -124,10 +123,10 @@ class Interrupted:
 @pytest.mark.parametrize("units", [1, 2, 3, 4, 9])
 @pytest.mark.parametrize("begun", [False, True])
 async def test_an_interrupted_load_goes_on_where_it_was(
-    tmp_path: Path, units: int, *, begun: bool
+    database_url: str, units: int, *, begun: bool
 ) -> None:
     """A load that was cut off anywhere is completed by the next one, without any flight twice."""
-    async with database(tmp_path) as db:
+    async with database(database_url) as db:
         if begun:
             await db.write(outbox.start_epoch)
         daily = Daily(600)
@@ -147,9 +146,9 @@ async def add(store: SqlWindowStore, daily: Daily, days: Sequence[date]) -> None
         await store.add(day, flights, NOW)
 
 
-async def test_two_instances_load_once(tmp_path: Path) -> None:
+async def test_two_instances_load_once(database_url: str) -> None:
     """Of two instances that start at once one loads; both are warm when everything is there."""
-    async with database(tmp_path) as first, database(tmp_path) as second:
+    async with database(database_url) as first, database(database_url) as second:
         daily = Daily(100)
         jobs = [lead(db, holder, daily) for db, holder in ((first, "one"), (second, "two"))]
         async with running(jobs[0]), running(jobs[1]):

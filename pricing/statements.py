@@ -1,0 +1,92 @@
+"""The statements of the store; what they are executed with are their bind parameters."""
+
+from sqlalchemy import and_, bindparam, delete, insert, or_, select, tuple_, update
+
+from pricing import tables
+
+_flight = tables.flights.c
+_fare = tables.fares.c
+_fare_request = tables.fare_requests.c
+_quote = tables.quotes.c
+_claim = tables.claims.c
+
+_ON_ROUTE = _flight.origin == bindparam("from"), _flight.destination == bindparam("to")
+FLIGHTS = select(tables.flights).where(
+    _flight.flight_id.in_(bindparam("flight_ids", expanding=True))
+)
+REMOVE_FLIGHTS = delete(tables.flights).where(
+    _flight.flight_id.in_(bindparam("flight_ids", expanding=True))
+)
+MARK_UNSEEN = update(tables.flights).values(unseen=True)
+UNSEEN = select(_flight.flight_id).where(_flight.unseen).limit(bindparam("limit"))
+DUE = (
+    select(tables.flights)
+    .where(_flight.reprice_time <= bindparam("now"))
+    .order_by(_flight.departure_time)
+    .limit(bindparam("limit"))
+)
+NEXT_DUE = (
+    select(_flight.reprice_time)
+    .where(_flight.reprice_time.is_not(None))
+    .order_by(_flight.reprice_time)
+    .limit(1)
+)
+DISTANCE = select(_flight.distance_km).where(*_ON_ROUTE).limit(1)
+SET_DUE = update(tables.flights).where(*_ON_ROUTE).values(reprice_time=bindparam("now"))
+PRICES = (
+    select(_flight.flight_id, _flight.version, _flight.change_time, _flight.cabins)
+    .where(_flight.flight_id > bindparam("after"))
+    .order_by(_flight.flight_id)
+    .limit(bindparam("limit"))
+)
+
+FARES = select(tables.fares).where(
+    tuple_(_fare.origin, _fare.destination).in_(bindparam("routes", expanding=True))
+)
+FARE_REQUEST = select(_fare_request.asked).where(_fare_request.request_id == bindparam("key"))
+ADD_FARE_REQUEST = insert(tables.fare_requests)
+FORGET_FARE_REQUESTS = delete(tables.fare_requests).where(
+    _fare_request.create_time < bindparam("before")
+)
+
+QUOTE = select(tables.quotes).where(_quote.quote_id == bindparam("key"))
+QUOTE_MADE_BY = select(_quote.quote_id, _quote.asked).where(
+    _quote.request_id == bindparam("request")
+)
+QUOTE_AND_CLAIM = (
+    select(tables.quotes, _claim.booking_id.label("claimed_by"), _claim.epoch, _claim.released)
+    .outerjoin(
+        tables.claims,
+        and_(_claim.quote_id == _quote.quote_id, _claim.booking_id == bindparam("booking")),
+    )
+    .where(_quote.quote_id == bindparam("key"))
+)
+ADD_QUOTE = insert(tables.quotes)
+BIND = (
+    update(tables.quotes)
+    .where(_quote.quote_id == bindparam("key"))
+    .values(booking_id=bindparam("booking"))
+)
+ADD_CLAIM = insert(tables.claims)
+CHANGE_CLAIM = (
+    update(tables.claims)
+    .where(_claim.quote_id == bindparam("key"), _claim.booking_id == bindparam("booking"))
+    .values(epoch=bindparam("epoch"), released=bindparam("released"))
+)
+STALE_QUOTES = (
+    select(_quote.quote_id)
+    .where(
+        _quote.expire_time < bindparam("unclaimed"),
+        or_(
+            _quote.expire_time < bindparam("claimed"),
+            _quote.quote_id.not_in(select(_claim.quote_id)),
+        ),
+    )
+    .limit(bindparam("limit"))
+)
+REMOVE_CLAIMS = delete(tables.claims).where(
+    _claim.quote_id.in_(bindparam("quote_ids", expanding=True))
+)
+REMOVE_QUOTES = delete(tables.quotes).where(
+    _quote.quote_id.in_(bindparam("quote_ids", expanding=True))
+)
