@@ -7,7 +7,18 @@ from typing import Any, Final
 
 import grpc
 from google.protobuf.message import Message
-from sqlalchemy import Boolean, Column, Connection, Integer, MetaData, String, Table, delete, select
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    delete,
+    select,
+)
 from sqlalchemy import update as sql_update
 
 from eventstream import Batch, Database, Feed, InboxTables, Outbox, SqlInbox, insert_into
@@ -27,7 +38,7 @@ FLIGHTS: Final = Table(
     "flight",
     METADATA,
     Column("flight_id", String, primary_key=True),
-    Column("version", Integer, nullable=False),
+    Column("version", BigInteger, nullable=False),
     Column("distance_km", Integer, nullable=False),
 )
 OUTBOX: Final = Outbox(METADATA, "flight")
@@ -36,7 +47,7 @@ COPIES: Final = Table(
     "copy",
     COPY_METADATA,
     Column("flight_id", String, primary_key=True),
-    Column("version", Integer, nullable=False),
+    Column("version", BigInteger, nullable=False),
     Column("distance_km", Integer, nullable=False),
     Column("seen", Boolean, nullable=False),
 )
