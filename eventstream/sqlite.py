@@ -5,13 +5,16 @@ transaction begins where SQLAlchemy says so. Writers begin IMMEDIATE, as a defer
 that reads first can't become a writer once another process has committed.
 """
 
+import asyncio
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
+import structlog
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
@@ -41,6 +44,10 @@ _PRIMARY: Final = 0xFF  # an extended result code holds the primary one in its l
 _LOOK_EVERY: Final = 0.010  # seconds between looks for other processes' commits
 _LOOK_ALONE: Final = 0.250  # the same while there is none, and between looks for one
 _SECOND: Final = timedelta(seconds=1)
+_CHECK: Final = 1.0  # seconds
+_CHECK_STEPS: Final = 10_000  # of SQLite's virtual machine between two looks at the time
+
+_log = structlog.get_logger()
 
 
 class Sqlite:
@@ -53,11 +60,31 @@ class Sqlite:
         self._file = Path(str(url.database))
 
     async def ready(self) -> None:
-        """Create the folder; the file is made by whoever connects first."""
+        """Create the folder, or refuse a damaged file; a new one is made by who connects first."""
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageUnavailableError(f"no folder for {self._file.name}") from error
+        if self._file.exists():
+            await asyncio.to_thread(self._check)
+
+    def _check(self) -> None:
+        """Look for damage of the structure, for a second at most: that is some 800 MB.
+
+        SQLite has no checksums: what a row says is believed.
+        """
+        until = time.monotonic() + _CHECK
+        with closing(sqlite3.connect(self._file, isolation_level=None)) as connection:
+            connection.set_progress_handler(lambda: time.monotonic() > until, _CHECK_STEPS)
+            try:
+                [[found]] = connection.execute("PRAGMA quick_check(1)").fetchall()
+            except sqlite3.DatabaseError as error:
+                if _primary_code(error) != sqlite3.SQLITE_INTERRUPT:
+                    raise StorageUnavailableError(f"{self._file.name}: {error}") from error
+                _log.info("database_partly_checked", database=self._file.name)
+                return
+        if found != "ok":
+            raise StorageUnavailableError(f"{self._file.name} is damaged: {found}")
 
     def writing(self, patience: timedelta) -> Engine:
         """Return an engine whose transactions begin IMMEDIATE."""

