@@ -41,22 +41,22 @@ class News:
 class Changes:
     """Reads the booking outbox as it grows and wakes those who wait for one of its keys.
 
-    State: `_waiting`, whom to tell, by booking.
+    State: `_waiting`, whom to tell, by booking and in the order they came in.
     """
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self._waiting: defaultdict[str, set[News]] = defaultdict(set)
+        self._waiting: defaultdict[str, list[News]] = defaultdict(list)
 
     @contextmanager
     def of(self, booking_id: str) -> Iterator[News]:
         """News of a booking from now on."""
         news = News()
-        self._waiting[booking_id].add(news)
+        self._waiting[booking_id].append(news)
         try:
             yield news
         finally:
-            self._waiting[booking_id].discard(news)
+            self._waiting[booking_id].remove(news)
             if not self._waiting[booking_id]:
                 del self._waiting[booking_id]
 
@@ -89,7 +89,7 @@ class Changes:
             self._stir(self._waiting)
             return end
         end, keys = await self._db.read(lambda connection: _after(connection, position))
-        self._stir(keys & self._waiting.keys())
+        self._stir([key for key in self._waiting if key in keys])
         return end
 
     def _stir(self, booking_ids: Iterable[str]) -> None:

@@ -39,6 +39,7 @@ _log = structlog.get_logger()
 
 _GIVEN_UP = "UPSTREAM_UNAVAILABLE"
 _LINGER = timedelta(milliseconds=50)
+_DOUBLINGS = 20
 _LONGEST_WAIT = timedelta(seconds=1)  # a clock that was set back must not stop the runner
 
 
@@ -60,6 +61,10 @@ class Terms:
     def horizon(self) -> timedelta:
         """Nothing is put off for longer than this."""
         return 2 * (self.lease + self.last_retry)
+
+    def pause(self, attempts: int) -> timedelta:
+        """The longest wait after so many unanswered attempts, of which there may be any number."""
+        return min(self.first_retry * (1 << min(attempts, _DOUBLINGS)), self.last_retry)
 
 
 DEFAULT_TERMS = Terms()
@@ -246,8 +251,7 @@ class SagaRunner:
 
     async def _postpone(self, saga: Saga, error: str) -> None:
         """Let go of it for a while: the next attempt may be another instance's."""
-        delay = min(self._terms.first_retry * 2**saga.attempts, self._terms.last_retry)
-        due = self._clock() + delay * (0.5 + self._random() / 2)
+        due = self._clock() + self._terms.pause(saga.attempts) * (0.5 + self._random() / 2)
         await self._log.postpone(saga, error, due)
         self._look.set()
         _log.info("saga_postponed", **_facts(saga), attempts=saga.attempts + 1, error=error)

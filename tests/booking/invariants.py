@@ -23,6 +23,7 @@ _STATUS = {
     Status.CONFIRMED: pb.BOOKING_STATUS_CONFIRMED,
     Status.REJECTED: pb.BOOKING_STATUS_REJECTED,
     Status.CANCELLED: pb.BOOKING_STATUS_CANCELLED,
+    Status.AFFECTED: pb.BOOKING_STATUS_AFFECTED,
 }
 
 
@@ -54,7 +55,7 @@ def _check_keys(connection: Connection, found: list[Booking]) -> None:
 def _check_seats(found: list[Booking], schedule: FakeSchedule) -> None:
     sold: Counter[Seat] = Counter()
     for booking in found:
-        if booking.status is Status.CONFIRMED:
+        if booking.status in {Status.CONFIRMED, Status.AFFECTED}:
             for segment in booking.segments:
                 cabin = cabin_pb2.Cabin.Value(f"CABIN_{segment.cabin.name}")
                 sold[segment.flight_id, cabin] += len(booking.passengers)

@@ -1,7 +1,7 @@
 """Booking instances over one database, with the fakes of pricing and schedule, on real HTTP/2."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -18,11 +18,13 @@ from booking.runner import SagaRunner, Terms
 from booking.service import BookingService
 from booking.servicer import STATUS_CODES, BookingServicer
 from booking.store import BookingStore
-from booking.tables import outbox, sagas
+from booking.tables import leases, outbox, sagas
+from booking.timed_work import TimedWork
+from booking.timetable import schedule_follower, schedule_inbox
 from booking.upstreams import PricingQuotes, ScheduleSeats
 from consulmesh.testing import serving
 from consulmesh.users import DEFAULT_AUDIENCE, DEFAULT_ISSUER, LocalIssuer, TokenVerifier
-from eventstream import Database, Feed
+from eventstream import Database, Feed, Lease
 from flights.booking.v1 import booking_pb2 as pb
 from flights.booking.v1.booking_pb2_grpc import (
     BookingServiceStub,
@@ -33,7 +35,10 @@ from flights.pricing.v1.pricing_pb2_grpc import (
     PricingServiceStub,
     add_PricingServiceServicer_to_server,
 )
-from flights.schedule.v1.schedule_pb2_grpc import add_ScheduleServiceServicer_to_server
+from flights.schedule.v1.schedule_pb2_grpc import (
+    ScheduleServiceStub,
+    add_ScheduleServiceServicer_to_server,
+)
 from flights.type.v1.cabin_pb2 import CABIN_ECONOMY
 from tests.booking import invariants
 from tests.fakes import faults
@@ -47,6 +52,7 @@ FAST = Terms(
     first_retry=timedelta(milliseconds=5),
     last_retry=timedelta(milliseconds=50),
 )
+TAKEOVER = timedelta(milliseconds=600)
 _clock = partial(datetime.now, UTC)
 
 
@@ -79,13 +85,14 @@ class System:
     def __init__(
         self,
         folder: Path,
+        database: str,
         schedule: FakeSchedule,
         pricing: FakePricing,
         channels: tuple[grpc.aio.Channel, grpc.aio.Channel],
     ) -> None:
         self.schedule = schedule
         self.pricing = pricing
-        self.database = folder / "booking.db"
+        self.database = database
         self._schedule_channel, self._pricing_channel = channels
         self._issuer = LocalIssuer(folder)
         self._tokens = TokenVerifier(DEFAULT_ISSUER, DEFAULT_AUDIENCE, folder / "jwks.json")
@@ -97,11 +104,15 @@ class System:
         terms: Terms = FAST,
         deadline: float = 2.0,
         store_of: Callable[[Database, Changes], BookingStore] = BookingStore,
+        clock: Callable[[], datetime] = _clock,
+        *,
+        follows: bool = False,
     ) -> Instance:
-        """One more instance over the same database."""
+        """One more instance over the same database; it may follow schedule's stream."""
+        name = f"booking-{len(self._instances)}"
         async with AsyncExitStack() as stack:
             db = await stack.enter_async_context(
-                Database.open(f"sqlite:///{self.database}", migrations="booking:migrations")
+                Database.open(self.database, migrations="booking:migrations")
             )
             changes = Changes(db)
             store = store_of(db, changes)
@@ -109,18 +120,21 @@ class System:
             seats = ScheduleSeats(self._schedule_channel, timedelta(minutes=10), deadline)
             runner = SagaRunner(
                 store,
-                Participants(quotes, seats, _clock),
-                name=f"booking-{len(self._instances)}",
-                clock=_clock,
+                Participants(quotes, seats, clock),
+                name=name,
+                clock=clock,
                 terms=terms,
             )
             await stack.enter_async_context(runner)
-            await stack.enter_async_context(_background(runner, changes))
+            jobs = [changes.run(), runner.run()]
+            if follows:
+                jobs.append(self._timed_work(db, name, clock))
+            await stack.enter_async_context(_background(*jobs))
             servicer = BookingServicer(
-                BookingService(store, quotes, runner, changes, _clock),
+                BookingService(store, quotes, runner, changes, clock),
                 Feed(db, outbox, event=pb.BookingEvent, snapshot=snapshot),
                 self._tokens,
-                _clock,
+                clock,
             )
             channel = await stack.enter_async_context(
                 serving(
@@ -138,6 +152,14 @@ class System:
             )
         self._instances.append(instance)
         return instance
+
+    def _timed_work(
+        self, db: Database, name: str, clock: Callable[[], datetime]
+    ) -> Coroutine[object, object, None]:
+        inbox = schedule_inbox(db, clock)
+        follower = schedule_follower(ScheduleServiceStub(self._schedule_channel), inbox)
+        work = TimedWork(db, inbox, follower, clock)
+        return Lease(db, leases, "timed-work", name, TAKEOVER).lead(work.run)
 
     @property
     def newest(self) -> Instance:
@@ -207,8 +229,8 @@ class System:
 
 
 @asynccontextmanager
-async def _background(runner: SagaRunner, changes: Changes) -> AsyncIterator[None]:
-    jobs = [asyncio.create_task(changes.run()), asyncio.create_task(runner.run())]
+async def _background(*work: Coroutine[object, object, None]) -> AsyncIterator[None]:
+    jobs = [asyncio.create_task(one) for one in work]
     try:
         yield
     finally:
@@ -218,8 +240,8 @@ async def _background(runner: SagaRunner, changes: Changes) -> AsyncIterator[Non
 
 
 @asynccontextmanager
-async def booking_system(folder: Path) -> AsyncIterator[System]:
-    """A system without an instance yet."""
+async def booking_system(folder: Path, database: str) -> AsyncIterator[System]:
+    """A system without an instance yet; its keys are in the folder."""
     seats_of = {(flight, CABIN_ECONOMY): CAPACITY for flight in FLIGHTS}
     schedule = FakeSchedule(seats_of)  # type: ignore[abstract]  # it says UNIMPLEMENTED
     pricing = FakePricing()  # type: ignore[abstract]  # it says UNIMPLEMENTED
@@ -235,7 +257,7 @@ async def booking_system(folder: Path) -> AsyncIterator[System]:
             service="pricing",
         ) as quotes,
     ):
-        system = System(folder, schedule, pricing, (seats, quotes))
+        system = System(folder, database, schedule, pricing, (seats, quotes))
         try:
             yield system
         finally:

@@ -66,7 +66,7 @@ class FakeParty:
         return flight_id
 
     async def cancel(self, flight_id: str) -> None:
-        self._fake.cancelled.add(flight_id)
+        self._fake.cancel(flight_id)
 
     async def depart(self, flight_id: str) -> None:
         self._fake.departed.add(flight_id)

@@ -1,3 +1,4 @@
+import asyncio
 from datetime import timedelta
 
 import grpc
@@ -5,6 +6,7 @@ import grpc
 from consulmesh.wellknown import duration
 from flights.schedule.v1 import schedule_pb2 as pb
 from flights.type.v1.cabin_pb2 import CABIN_ECONOMY
+from streams.v1.stream_pb2 import PHASE_SNAPSHOT_COMPLETED, Cursor
 from tests.contracts.refusals import refused
 from tests.contracts.schedule_parties import ScheduleParty
 
@@ -230,3 +232,55 @@ async def test_holds_of_others(schedule: ScheduleParty) -> None:
     assert reason == "SEATS_UNAVAILABLE"
     assert held.state == pb.HOLD_STATE_HELD
     assert await schedule.available(flight) == 0
+
+
+async def watched(schedule: ScheduleParty, flight_id: str, cursor: Cursor | None) -> pb.Flight:
+    """Read the stream until it tells of a flight."""
+    call = schedule.stub.WatchFlights(pb.WatchFlightsRequest(cursor=cursor))
+    try:
+        async with asyncio.timeout(5):
+            async for response in call:
+                for event in response.events:
+                    if event.flight_changed.flight_id == flight_id:
+                        return event.flight_changed
+    finally:
+        call.cancel()
+    raise AssertionError("the stream has ended")
+
+
+async def position(schedule: ScheduleParty) -> Cursor:
+    """Read the stream until its snapshot is complete."""
+    call = schedule.stub.WatchFlights(pb.WatchFlightsRequest())
+    try:
+        async with asyncio.timeout(5):
+            async for response in call:
+                if response.phase == PHASE_SNAPSHOT_COMPLETED:
+                    return response.cursor
+    finally:
+        call.cancel()
+    raise AssertionError("the stream has ended")
+
+
+async def test_cancellation_is_told(schedule: ScheduleParty) -> None:
+    """A cancelled flight is so in the stream, in a later snapshot too, and has a departure."""
+    flight_id = await schedule.flight(SEATS)
+    before = await position(schedule)
+    await schedule.cancel(flight_id)
+
+    told = await watched(schedule, flight_id, before)
+    found = await watched(schedule, flight_id, None)
+
+    assert {one.status for one in (told, found)} == {pb.FLIGHT_STATUS_CANCELLED}
+    assert all(one.HasField("departure_time") for one in (told, found))
+
+
+async def test_release_of_a_cancelled_flight(schedule: ScheduleParty) -> None:
+    """Seats that were sold of a flight that was cancelled then can be given back."""
+    flight_id = await schedule.flight(SEATS)
+    await hold(schedule, flight_id)
+    await confirm(schedule)
+    await schedule.cancel(flight_id)
+
+    released = (await release(schedule)).hold
+
+    assert released.state == pb.HOLD_STATE_RELEASED

@@ -1,6 +1,9 @@
-"""Schedule's part in a booking, in memory: HoldSeats, ConfirmHold and ReleaseHold."""
+"""Schedule's part in a booking, in memory: holds, and the stream of flights."""
 
+import asyncio
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -8,17 +11,21 @@ from consulmesh.wellknown import timestamp
 from flights.schedule.v1 import schedule_pb2 as pb
 from flights.schedule.v1.schedule_pb2_grpc import ScheduleServiceServicer
 from flights.type.v1.cabin_pb2 import Cabin
+from streams.v1 import stream_pb2
 from tests.fakes.faults import Faults, NotFound, Refused
 
 Seat = tuple[str, Cabin.ValueType]
 
+DEPARTURE = datetime.now(UTC) + timedelta(days=30)
 _TAKEN = {pb.HOLD_STATE_HELD, pb.HOLD_STATE_CONFIRMED}
+_BOOKMARK_AFTER = 0.2  # seconds
 
 
 class FakeSchedule(ScheduleServiceServicer):
     """Holds over cabins of flights. Other RPCs are UNIMPLEMENTED.
 
-    State: `holds` and `epochs` by booking, `capacity` by flight and cabin, `cancelled` flights.
+    State: `holds` and `epochs` by booking, `capacity` by flight and cabin, `cancelled` and
+    `departed` flights; `stream` is the epoch of its stream, `_events` are those in it.
     """
 
     def __init__(self, capacity: dict[Seat, int]) -> None:
@@ -28,6 +35,9 @@ class FakeSchedule(ScheduleServiceServicer):
         self.departed: set[str] = set()
         self.holds: dict[str, pb.Hold] = {}
         self.epochs: dict[str, int] = {}
+        self.stream = "one"
+        self._events: list[pb.FlightEvent] = []
+        self._news = asyncio.Event()
 
     def taken(self, *states: pb.HoldState.ValueType) -> Counter[Seat]:
         """Seats in holds of these states, by flight and cabin; without states, held or sold."""
@@ -37,6 +47,24 @@ class FakeSchedule(ScheduleServiceServicer):
                 for one in hold.segments:
                     seats[one.flight_id, one.cabin] += one.seats
         return seats
+
+    def cancel(self, flight_id: str) -> None:
+        """Cancel a flight, and tell of it."""
+        self.cancelled.add(flight_id)
+        self._tell(pb.FlightEvent(flight_changed=self._flight(flight_id)))
+
+    def remove(self, flight_id: str) -> None:
+        """Let a flight have left the timetable."""
+        removed = pb.FlightRemoved(flight_id=flight_id, version=len(self._events) + 1)
+        self.capacity = {seat: n for seat, n in self.capacity.items() if seat[0] != flight_id}
+        self._tell(pb.FlightEvent(flight_removed=removed))
+
+    def restore(self, stream: str) -> None:
+        """Be a backup without any cancellation, with another history; streams are cut off."""
+        self.cancelled.clear()
+        self._events.clear()
+        self.stream = stream
+        self._wake()
 
     def expire(self, booking_id: str) -> None:
         """Do what schedule's sweeper does to a hold that has run out."""
@@ -81,6 +109,54 @@ class FakeSchedule(ScheduleServiceServicer):
             hold.state = pb.HOLD_STATE_RELEASED
             return pb.ReleaseHoldResponse(hold=hold)
 
+    async def WatchFlights(
+        self, request: pb.WatchFlightsRequest, context: Any
+    ) -> AsyncIterator[pb.WatchFlightsResponse]:
+        """Flights as they are, then every change."""
+        async with self.faults.of("WatchFlights"):
+            stream, seq = self.stream, request.cursor.seq
+            if request.cursor.epoch != stream:
+                seq = len(self._events)
+                for response in self._snapshot():
+                    yield response
+            while stream == self.stream:
+                events, news = self._events[seq:], self._news
+                seq += len(events)
+                yield _batch(
+                    stream_pb2.PHASE_EVENTS if events else stream_pb2.PHASE_BOOKMARK,
+                    stream_pb2.Cursor(epoch=stream, seq=seq),
+                    events,
+                )
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(news.wait(), _BOOKMARK_AFTER)
+
+    def _snapshot(self) -> list[pb.WatchFlightsResponse]:
+        flights = sorted({flight_id for flight_id, _ in self.capacity})
+        rows = [pb.FlightEvent(flight_changed=self._flight(one)) for one in flights]
+        end = stream_pb2.Cursor(epoch=self.stream, seq=len(self._events))
+        return [
+            _batch(stream_pb2.PHASE_SNAPSHOT_STARTED, None, []),
+            _batch(stream_pb2.PHASE_SNAPSHOT, None, rows),
+            _batch(stream_pb2.PHASE_SNAPSHOT_COMPLETED, end, []),
+        ]
+
+    def _flight(self, flight_id: str) -> pb.Flight:
+        cancelled = flight_id in self.cancelled
+        return pb.Flight(
+            flight_id=flight_id,
+            version=len(self._events) + 1,
+            departure_time=timestamp(DEPARTURE),
+            status=pb.FLIGHT_STATUS_CANCELLED if cancelled else pb.FLIGHT_STATUS_SCHEDULED,
+        )
+
+    def _tell(self, event: pb.FlightEvent) -> None:
+        self._events.append(event)
+        self._wake()
+
+    def _wake(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
+
     def _see(self, booking_id: str, epoch: int) -> None:
         if epoch < self.epochs.get(booking_id, 0):
             raise Refused("STALE_EPOCH")
@@ -110,3 +186,12 @@ class FakeSchedule(ScheduleServiceServicer):
     def _check_flying(self, hold: pb.Hold) -> None:
         if any(one.flight_id in self.cancelled for one in hold.segments):
             raise Refused("FLIGHT_CANCELLED")
+
+
+def _batch(
+    phase: stream_pb2.Phase.ValueType,
+    cursor: stream_pb2.Cursor | None,
+    events: list[pb.FlightEvent],
+) -> pb.WatchFlightsResponse:
+    now = timestamp(datetime.now(UTC))
+    return pb.WatchFlightsResponse(phase=phase, cursor=cursor, events=events, read_time=now)
