@@ -67,13 +67,13 @@ def judge(history: History, urls: Urls) -> Report:
 
 
 def read(urls: Urls) -> Facts:
-    """Everything that the databases say."""
-    with snapshot(urls.booking) as booking:
-        bookings = read_booking(booking)
-    with snapshot(urls.schedule) as schedule:
-        seats = read_schedule(schedule)
-    with snapshot(urls.pricing) as pricing:
-        return Facts(booking=bookings, schedule=seats, pricing=read_pricing(pricing))
+    """Everything that the databases say; consumers first, as they are never ahead of a source."""
+    with snapshot(urls.pricing) as connection:
+        pricing = read_pricing(connection)
+    with snapshot(urls.booking) as connection:
+        booking = read_booking(connection)
+    with snapshot(urls.schedule) as connection:
+        return Facts(booking=booking, schedule=read_schedule(connection), pricing=pricing)
 
 
 def unfinished(facts: Facts) -> list[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
+from functools import cache
 from typing import Any, TypeAlias
 
 from google.type.money_pb2 import Money
@@ -54,6 +55,7 @@ def amount(money: Money) -> Decimal:
     return Decimal(money.units) + Decimal(money.nanos).scaleb(-9)
 
 
+@cache
 def cabin_name(number: int) -> str:
     """`economy` for CABIN_ECONOMY."""
     return cabin_pb2.Cabin.Name(cabin_pb2.Cabin.ValueType(number)).removeprefix("CABIN_").lower()
