@@ -1,9 +1,6 @@
 import asyncio
-import sqlite3
 import threading
-from datetime import timedelta
 from functools import partial
-from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, func, insert, select
@@ -68,8 +65,11 @@ async def test_a_failing_unit_undoes_only_itself(db: Database) -> None:
     assert await db.read(names) == ["a", "b"]
 
 
-async def test_a_group_whose_commit_fails_fails_every_unit_of_it(db: Database) -> None:
+async def test_a_group_whose_commit_fails_fails_every_unit_of_it(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A deferred constraint that breaks at the commit is told to all units, and nothing is left."""
+    monkeypatch.setattr("eventstream.writer._GROUP_SECONDS", 10.0)
 
     def deferred(connection: Connection) -> None:
         connection.exec_driver_sql("CREATE TABLE parent (id INTEGER PRIMARY KEY)")
@@ -190,22 +190,6 @@ async def test_waiting_ends_when_the_database_closes(url: str) -> None:
     assert isinstance(outcome, DatabaseClosedError)
 
 
-@ON_SQLITE
-async def test_a_database_locked_for_too_long_is_unavailable(
-    db: Database, url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A unit that can't begin fails as unavailable, the loop runs meanwhile, and the next works."""
-    monkeypatch.setattr("eventstream.writer._PATIENCE", timedelta(seconds=0.1))
-    other = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(StorageUnavailableError):
-        await db.write(lambda c: put(c, "a"))
-    other.execute("ROLLBACK")
-    other.close()
-
-    assert await db.write(lambda c: put(c, "b")) == 1
-
-
 async def test_too_many_waiting_units_are_refused(
     db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,27 +205,6 @@ async def test_too_many_waiting_units_are_refused(
     await asyncio.gather(held, queued)
 
     assert await db.read(names) == ["a"]
-
-
-@ON_SQLITE
-async def test_a_full_disk_is_unavailable_and_leaves_nothing_half(db: Database) -> None:
-    """A unit that does not fit is unavailable, reads go on, and smaller units work again."""
-    await db.write(lambda c: put(c, "a"))
-    pages = await db.write(lambda c: c.exec_driver_sql("PRAGMA page_count").scalar_one())
-    await db.write(lambda c: c.exec_driver_sql(f"PRAGMA max_page_count = {pages}").scalar_one())
-    with pytest.raises(StorageUnavailableError):
-        await db.write(lambda c: [put(c, f"{n:0500}") for n in range(200)])
-
-    assert await db.read(names) == ["a"]
-    assert await db.write(lambda c: put(c, "b")) == 2
-
-
-async def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
-    """Opening rubbish says so instead of serving it."""
-    (tmp_path / "x.db").write_bytes(b"not a database" * 1000)
-    with pytest.raises(StorageUnavailableError):
-        async with Database.open(f"sqlite:///{tmp_path}/x.db"):
-            pass
 
 
 async def test_an_error_of_a_statement_does_not_show_its_values(db: Database) -> None:
