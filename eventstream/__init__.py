@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from eventstream.inbox import InboxTables, SqlInbox
     from eventstream.lease import Lease, LeaseTable
     from eventstream.outbox import Head, Outbox
+    from eventstream.parts import some
     from eventstream.retention import Retention, trim_forever
     from eventstream.retries import retry_forever
     from eventstream.steps import Step
@@ -90,6 +91,7 @@ __all__ = [
     "database_url",
     "insert_into",
     "retry_forever",
+    "some",
     "trim_forever",
 ]
 
@@ -113,6 +115,7 @@ _MODULES = {
     "inbox": ("InboxTables", "SqlInbox"),
     "lease": ("Lease", "LeaseTable"),
     "outbox": ("Head", "Outbox"),
+    "parts": ("some",),
     "retention": ("Retention", "trim_forever"),
     "retries": ("retry_forever",),
     "steps": ("Step",),

@@ -12,16 +12,18 @@ from sqlalchemy import (
     Boolean,
     Column,
     Connection,
+    Executable,
     Integer,
     MetaData,
     String,
     Table,
+    bindparam,
     delete,
     select,
 )
 from sqlalchemy import update as sql_update
 
-from eventstream import Batch, Database, Feed, InboxTables, Outbox, SqlInbox, insert_into
+from eventstream import Batch, Database, Feed, InboxTables, Outbox, SqlInbox, insert_into, some
 from flights.schedule.v1.schedule_pb2 import (
     Flight,
     FlightEvent,
@@ -138,14 +140,42 @@ def apply(connection: Connection, event: FlightEvent) -> None:
     )
 
 
-def start(connection: Connection) -> None:
-    """Mark all rows of a copy as unseen."""
-    connection.execute(sql_update(COPIES).values(seen=False))
+def apply_many(connection: Connection, events: Sequence[FlightEvent]) -> None:
+    """Apply a batch: of several events of one flight the newest says it all."""
+    newest = {key(event): event for event in events}.values()
+    changed = [event.flight_changed for event in newest if event.HasField("flight_changed")]
+    if any(flight.distance_km < 0 for flight in changed):
+        raise ValueError("poison among them")
+    rows = [{"f": f.flight_id, "v": f.version, "d": f.distance_km} for f in changed]
+    if rows:
+        connection.execute(_upsert(connection), rows)
+    for event in newest:
+        if event.HasField("flight_removed"):
+            apply(connection, event)
 
 
-def sweep(connection: Connection) -> None:
-    """Remove the rows that are still unseen."""
-    connection.execute(delete(COPIES).where(COPIES.c.seen.is_(False)))
+def _upsert(connection: Connection) -> Executable:
+    statement = insert_into(connection, COPIES).values(
+        flight_id=bindparam("f"), version=bindparam("v"), distance_km=bindparam("d"), seen=True
+    )
+    new = {name: statement.excluded[name] for name in ("version", "distance_km", "seen")}
+    return statement.on_conflict_do_update(
+        index_elements=["flight_id"],
+        set_=new,
+        where=COPIES.c.version <= statement.excluded.version,
+    )
+
+
+def start(connection: Connection) -> bool:
+    """Mark rows of a copy as unseen; whether more are left."""
+    seen = some(COPIES.c.flight_id, COPIES.c.seen)
+    return connection.execute(sql_update(COPIES).where(seen).values(seen=False)).rowcount > 0
+
+
+def sweep(connection: Connection) -> bool:
+    """Remove rows that are still unseen; whether more are left."""
+    unseen = some(COPIES.c.flight_id, ~COPIES.c.seen)
+    return connection.execute(delete(COPIES).where(unseen)).rowcount > 0
 
 
 def inbox(db: Database, source: str = "flights", **options: Any) -> SqlInbox[FlightEvent]:
