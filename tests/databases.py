@@ -111,6 +111,11 @@ class OwnPostgres(Postgres):
         """Start again, on the same socket; returns when connections are accepted."""
         self._server.ensure_postgres_running()
 
+    @property
+    def user(self) -> str | None:
+        """The system user that it runs as, where it is not the test's own."""
+        return self._server.system_user
+
     def close(self) -> None:
         """Stop and remove everything."""
         self._server.cleanup()

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 import pytest
-from sqlalchemy import Column, Connection, Integer, MetaData, String, Table
+from sqlalchemy import Column, Connection, Integer, MetaData, String, Table, select
 
 from eventstream import Database, Outbox
 
@@ -24,6 +24,11 @@ def put(connection: Connection, name: str, version: int = 1) -> int:
     """Insert a thing, tell of it, and return the event's number."""
     connection.execute(THINGS.insert().values(name=name, version=version))
     return OUTBOX.append(connection, name, f"{name}@{version}".encode(), NOW)
+
+
+def names(connection: Connection) -> list[str]:
+    """Return the names of all things."""
+    return list(connection.scalars(select(THINGS.c.name).order_by(THINGS.c.name)))
 
 
 @pytest.fixture

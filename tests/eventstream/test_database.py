@@ -8,12 +8,7 @@ from sqlalchemy.exc import IntegrityError
 
 from eventstream import Database, DatabaseBusyError, DatabaseClosedError, StorageUnavailableError
 from tests.databases import ON_SQLITE
-from tests.eventstream.conftest import METADATA, THINGS, put
-
-
-def names(connection: Connection) -> list[str]:
-    """Return the names of all things."""
-    return list(connection.scalars(select(THINGS.c.name).order_by(THINGS.c.name)))
+from tests.eventstream.conftest import METADATA, THINGS, names, put
 
 
 class Gate:

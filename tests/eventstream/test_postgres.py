@@ -4,12 +4,12 @@ import asyncio
 from functools import partial
 
 import pytest
-from sqlalchemy import Connection, insert, select, text
+from sqlalchemy import Connection, insert, text
 from sqlalchemy.exc import IntegrityError
 
 from eventstream import Database
 from tests.databases import Postgres, name_of
-from tests.eventstream.conftest import THINGS, put
+from tests.eventstream.conftest import THINGS, names, put
 
 
 @pytest.fixture
@@ -22,11 +22,6 @@ def engine() -> str:
 def name(url: str) -> str:
     """Return the name of the test's database."""
     return name_of(url)
-
-
-def names(connection: Connection) -> list[str]:
-    """Return the names of all things."""
-    return list(connection.scalars(select(THINGS.c.name).order_by(THINGS.c.name)))
 
 
 async def test_own_commits_count_once(db: Database) -> None:

@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, text
 
 from eventstream import Database, StorageUnavailableError
 from eventstream.postgres import _WRITE_LOCK
-from tests.databases import OwnPostgres, Postgres, name_of
-from tests.eventstream.conftest import METADATA, THINGS, put
+from tests.databases import Postgres, name_of
+from tests.eventstream.conftest import METADATA, names, put
 
 ROOT = Path(__file__).parents[2]
 SLOW = """
@@ -71,11 +71,6 @@ async def impatient(url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
     async with Database.open(url) as db:
         await db.write(METADATA.create_all)
         yield db
-
-
-def names(connection: Connection) -> list[str]:
-    """Return the names of all things."""
-    return list(connection.scalars(select(THINGS.c.name).order_by(THINGS.c.name)))
 
 
 def sleeping(server: Postgres, database: str) -> None:
@@ -240,37 +235,3 @@ async def test_a_commit_is_seen_by_who_was_deaf_meanwhile(
             later = await db.changed(seen)
 
     assert later > seen
-
-
-async def test_a_crashed_server_is_used_again_when_it_is_back(
-    durable_postgres: OwnPostgres,
-) -> None:
-    """What was acknowledged before is there; a process that starts meanwhile waits for it."""
-    url = durable_postgres.new("crash")
-    async with Database.open(url) as db:
-        await db.write(METADATA.create_all)
-        await db.write(partial(put, name="before"))
-        durable_postgres.crash()
-        outcomes = await asyncio.gather(
-            db.write(partial(put, name="away")), db.read(names), return_exceptions=True
-        )
-        starting = asyncio.create_task(_names_of(url))
-        await asyncio.to_thread(durable_postgres.start)
-        back = time.monotonic()
-        after = await db.write(partial(put, name="after"))
-        usable = time.monotonic() - back
-        seen = await db.read(names)
-        started = await asyncio.wait_for(starting, 5)
-    durable_postgres.drop()
-
-    print(f"written {usable * 1000:.0f} ms after the server was back")
-    assert [type(outcome) for outcome in outcomes] == [StorageUnavailableError] * 2
-    assert after == 2
-    assert seen == ["after", "before"]
-    assert set(started) >= {"before"}
-    assert usable < 5
-
-
-async def _names_of(url: str) -> list[str]:
-    async with Database.open(url) as db:
-        return await db.read(names)

@@ -14,10 +14,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from eventstream import Database, StorageUnavailableError
-from tests.eventstream.conftest import METADATA, OUTBOX, THINGS, put
+from tests.eventstream.conftest import METADATA, OUTBOX, names, put
 
 PAGE = 4096
 
@@ -32,11 +32,6 @@ def engine() -> str:
 def file(url: str) -> Path:
     """Return the file of the test's database."""
     return Path(url.removeprefix("sqlite:///"))
-
-
-def names(connection: Connection) -> list[str]:
-    """Return the names of all things."""
-    return list(connection.scalars(select(THINGS.c.name).order_by(THINGS.c.name)))
 
 
 @contextmanager
