@@ -18,7 +18,7 @@ import aiohttp
 from bench.checker import Recorder
 
 DEADLINE: Final = 10.0  # seconds for a call with all its attempts
-_PAUSES: Final = (0.1, 0.2)  # seconds before the second and the third attempt
+PAUSES: Final = (0.1, 0.2)  # seconds before the second and the third attempt
 _BUDGET: Final = 0.1  # repetitions per call
 _BURST: Final = 10.0  # repetitions that may come at once
 
@@ -111,8 +111,15 @@ class _Call:
 class RecordedApi:
     """Calls of many users. State: the tally, and what is left of the budget of repetitions."""
 
-    def __init__(self, http: aiohttp.ClientSession, gateway: str, history: Recorder) -> None:
+    def __init__(
+        self,
+        http: aiohttp.ClientSession,
+        gateway: str,
+        history: Recorder,
+        pauses: Sequence[float] = PAUSES,
+    ) -> None:
         self.tally = Tally()
+        self._pauses = pauses
         self._http = http
         self._url = f"{gateway}/v1"
         self._history = history
@@ -183,7 +190,7 @@ class RecordedApi:
         """Ask until there is an answer, as often and as long as a client may."""
         loop = asyncio.get_running_loop()
         limit = loop.time() + DEADLINE
-        pauses = itertools.chain(_PAUSES, [math.inf])
+        pauses = itertools.chain(self._pauses, [math.inf])
         self._budget = min(_BURST, self._budget + _BUDGET)
         while (answer := await self._attempt(call, limit)).unknown:
             pause = next(pauses)
