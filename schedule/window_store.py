@@ -15,6 +15,7 @@ from sqlalchemy import Column, ColumnElement, Connection, bindparam, delete, ins
 
 from eventstream import Database, Step
 from schedule import messages
+from schedule.bulk import insert_many
 from schedule.domain import Flight, HoldState
 from schedule.store import ConcurrentChangeError
 from schedule.tables import flight, flight_cabin, hold, outbox, request, timetable_day
@@ -159,8 +160,8 @@ def insert_flights(connection: Connection, flights: Sequence[Flight], at: dateti
         first = head.seq + 1
         flights = [replace(new, version=first, revision=first) for new in flights]
     events = [messages.flight_changed(new, at).SerializeToString() for new in flights]
-    connection.execute(insert(flight), [_row(*new) for new in zip(flights, events, strict=True)])
-    connection.execute(insert(flight_cabin), [row for new in flights for row in _cabin_rows(new)])
+    insert_many(connection, flight, [_row(*new) for new in zip(flights, events, strict=True)])
+    insert_many(connection, flight_cabin, [row for new in flights for row in _cabin_rows(new)])
     if head is not None:
         changes = [(new.flight_id, e, at) for new, e in zip(flights, events, strict=True)]
         outbox.append_many(connection, changes)

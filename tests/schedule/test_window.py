@@ -16,7 +16,7 @@ from schedule.window_store import SqlWindowStore, loaded
 from tests.schedule.conftest import database
 from tests.schedule.samples import NOW, TODAY, Daily, FixedClock, sample
 
-TTL = timedelta(milliseconds=200)
+TTL = timedelta(seconds=1)
 
 
 def unfenced(_: Connection) -> None:
