@@ -31,7 +31,7 @@ async def listen(arguments: dict[str, Any], sender: str, told: Callable[[], None
     while True:
         try:
             await ears.open()
-        except psycopg.Error as error:
+        except (psycopg.Error, OSError) as error:
             ears.broken(error)
         await asyncio.sleep(ears.pause())
 
@@ -61,7 +61,7 @@ class _Ears:
         self._failures = 0
         self._told()
 
-    def broken(self, error: psycopg.Error) -> None:
+    def broken(self, error: Exception) -> None:
         """Remember a failure."""
         if not self._failures:
             _log.warning("database_not_heard", error=str(error))

@@ -60,6 +60,7 @@ _UNAVAILABLE: Final = (
     "25P03",  # a transaction that did nothing for too long
     "40",  # the server chose to roll back
     "53",  # no memory, no disk, no connections left
+    "54",  # a limit of the server: where notices find no room, the commit before them is done
     "55P03",  # locked
     "57",  # cancelled, shut down, starting up
     "58",  # its input or output failed

@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
+from consulmesh.config import ConfigError
 from eventstream.errors import StorageUnavailableError
 from eventstream.presence import Presence
 
@@ -55,7 +56,7 @@ class Sqlite:
 
     def __init__(self, url: URL) -> None:
         if url.database in {None, "", ":memory:"}:
-            raise ValueError(f"a durable stream needs a file: {url!r}")
+            raise ConfigError(f"a durable stream needs a file: {url!r}")
         self._url = url
         self._file = Path(str(url.database))
 

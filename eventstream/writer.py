@@ -222,7 +222,7 @@ class Writer:
                 return connection, connection.begin()
             except Exception as error:
                 if self._backend.is_locked(error):
-                    if time.monotonic() > until:
+                    if self._looks is None or time.monotonic() > until:
                         raise
                     self._look()
                 elif was_idle and self._backend.is_unavailable(error):

@@ -1,4 +1,5 @@
 import asyncio
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -77,14 +78,16 @@ async def tables(db: Database) -> set[str]:
     return await db.read(query) - {"alembic_version"}
 
 
-def process(tmp_path: Path, url: str, migrations: str) -> "subprocess.Popen[str]":
+def process(
+    tmp_path: Path, url: str, migrations: str, failpoint: str = ""
+) -> "subprocess.Popen[str]":
     """Start a process that opens the database."""
     return subprocess.Popen(
         [sys.executable, "-c", OPEN, url, migrations],
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-        env={"PYTHONPATH": f"{ROOT}:{ROOT}/gen:{tmp_path}"},
+        env={"PYTHONPATH": f"{ROOT}:{ROOT}/gen:{tmp_path}", "MESH_FAILPOINT": failpoint},
     )
 
 
@@ -139,6 +142,24 @@ async def test_of_processes_that_start_together_one_migrates(
     assert [p.returncode for p in together] == [0, 0, 0]
     assert any(out.splitlines()[-1] == "True" for out in outputs)
     assert output.splitlines()[-1] == "False"
+
+
+@pytest.mark.parametrize("point", ["before", "written", "after"])
+async def test_a_process_killed_while_it_migrates_leaves_no_half_schema(
+    tmp_path: Path, url: str, package: Package, point: str
+) -> None:
+    """Whether or not it was durable, the next process has the whole schema."""
+    package.add("0002", "0001", "two")
+    killed = process(tmp_path, url, package.migrations, f"migrate.upgrade:{point}")
+    await asyncio.to_thread(killed.communicate)
+    async with Database.open(url) as db:
+        left = await tables(db)
+    async with Database.open(url, migrations=package.migrations) as db:
+        whole = await tables(db)
+
+    assert killed.returncode == -signal.SIGKILL
+    assert left == ({"one", "two"} if point == "after" else set())
+    assert whole == {"one", "two"}
 
 
 async def test_two_newest_revisions_are_refused(url: str, package: Package) -> None:

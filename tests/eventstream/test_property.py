@@ -3,8 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from itertools import count
 from typing import TypeAlias
 
 import pytest
@@ -15,12 +14,14 @@ from sqlalchemy import Connection
 from eventstream import Database, Follower
 from flights.schedule.v1.schedule_pb2 import FlightEvent, WatchFlightsResponse
 from streams.v1.stream_pb2 import Cursor
+from tests.databases import Databases
 from tests.eventstream import mirror
 from tests.eventstream.conftest import NOW
 from tests.eventstream.test_follower import equal, following
 
 Step: TypeAlias = tuple[str, int]
 
+NUMBERS = count()
 KEYS = st.integers(0, 9)
 STEPS = st.lists(
     st.one_of(
@@ -62,19 +63,23 @@ def change(connection: Connection, step: Step, number: int) -> None:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 async def test_any_interleaving_ends_in_the_same_state(
-    monkeypatch: pytest.MonkeyPatch, batch: int, steps: list[Step], cuts: list[int]
+    monkeypatch: pytest.MonkeyPatch,
+    databases: Databases,
+    batch: int,
+    steps: list[Step],
+    cuts: list[int],
 ) -> None:
     """Changes, trimming, new epochs, cut streams and restarted consumers, in any order."""
     monkeypatch.setattr("eventstream.feed.BATCH", batch)
     monkeypatch.setattr("eventstream.follower._FIRST_PAUSE", 0.001)
-    with TemporaryDirectory() as folder:
-        async with (
-            mirror.source(f"sqlite:///{Path(folder)}/source.db") as source,
-            mirror.copy(f"sqlite:///{Path(folder)}/copy.db") as copy,
-        ):
-            await play(source, copy, steps, cuts)
-            async with following(consumer(source, copy, [])):
-                same = await equal(source, copy, within=5)
+    number = next(NUMBERS)
+    async with (
+        mirror.source(databases(f"source_{number}")) as source,
+        mirror.copy(databases(f"copy_{number}")) as copy,
+    ):
+        await play(source, copy, steps, cuts)
+        async with following(consumer(source, copy, [])):
+            same = await equal(source, copy, within=5)
 
     assert same
 
