@@ -11,6 +11,7 @@ from bench.checker.history import History, read, read_file
 from bench.checker.judgement import Report, judge
 from bench.checker.messages import booking_told, quote_told
 from bench.checker.recorder import Recorder
+from bench.checker.rest import under_way
 from bench.checker.violation import Violation
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "quote_told",
     "read",
     "read_file",
+    "under_way",
 ]

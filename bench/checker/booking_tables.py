@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Row
 
 from bench.checker.databases import instant, rows
 from bench.checker.facts import Booking, BookingFacts, Key
-from bench.checker.history import Priced
+from bench.checker.history import Priced, line
 from bench.checker.messages import booking_event
 from bench.checker.positions import read_position
 from bench.checker.streams import read_stream
@@ -75,4 +75,4 @@ def _booking(row: Row[Any]) -> Booking:
 
 
 def _segment(row: Row[Any]) -> Priced:
-    return row.flight_id, row.cabin, Decimal(row.fare), Decimal(row.taxes)
+    return line(row.flight_id, row.cabin, row.fare, row.taxes)

@@ -27,6 +27,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -89,7 +90,7 @@ class Offer:
 
 @dataclass(slots=True)
 class History:
-    """Everything that clients did."""
+    """Everything that clients did; of quotes only what they were offered."""
 
     calls: list[Call] = field(default_factory=list)
     offers: dict[str, Offer] = field(default_factory=dict)
@@ -163,7 +164,8 @@ class _Reader:
             begun=place,
         )
         self._running[line["process"]] = call
-        self.history.calls.append(call)
+        if call.op != "quote":
+            self.history.calls.append(call)
 
     def _end(self, line: Mapping[str, Any], place: int) -> None:
         call = self._running.pop(line["process"])
@@ -213,7 +215,11 @@ def _names(pairs: Iterable[Iterable[str]]) -> tuple[Name, ...]:
     return tuple((given, family) for given, family in pairs)
 
 
+@cache
+def line(flight_id: str, cabin: str, fare: str, taxes: str) -> Priced:
+    """What is paid for one flight; equal lines are one object, as there are a great many."""
+    return flight_id, cabin, Decimal(fare), Decimal(taxes)
+
+
 def _priced(segments: Iterable[tuple[str, str, str, str]]) -> tuple[Priced, ...]:
-    return tuple(
-        (flight, cabin, Decimal(fare), Decimal(tax)) for flight, cabin, fare, tax in segments
-    )
+    return tuple(line(*segment) for segment in segments)

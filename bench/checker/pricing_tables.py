@@ -1,13 +1,14 @@
 """Pricing's database by SQL."""
 
 from decimal import Decimal
+from functools import cache
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row
 
 from bench.checker.databases import document, instant, rows
 from bench.checker.facts import PricedCabin, PricedFlight, PricingFacts, Quote
-from bench.checker.history import Priced
+from bench.checker.history import Priced, line
 from bench.checker.messages import cabin_name, price_event
 from bench.checker.positions import read_position
 from bench.checker.streams import read_stream
@@ -38,9 +39,14 @@ def _quote(row: Row[Any]) -> Quote:
     )
 
 
-def _line(line: tuple[str, int, int, int]) -> Priced:
-    flight_id, cabin, fare, taxes = line
-    return flight_id, cabin_name(cabin), fare * _CENT, taxes * _CENT
+def _line(of: tuple[str, int, int, int]) -> Priced:
+    flight_id, cabin, fare, taxes = of
+    return line(flight_id, cabin_name(cabin), str(_dollars(fare)), str(_dollars(taxes)))
+
+
+@cache
+def _dollars(cents: int) -> Decimal:
+    return cents * _CENT
 
 
 def _flight(row: Row[Any]) -> PricedFlight:
@@ -50,7 +56,7 @@ def _flight(row: Row[Any]) -> PricedFlight:
         cancelled=bool(row.cancelled),
         cabins={
             cabin_name(cabin): PricedCabin(
-                capacity, available, fare * _CENT, taxes * _CENT, version
+                capacity, available, _dollars(fare), _dollars(taxes), version
             )
             for cabin, capacity, available, fare, taxes, version in document(row.cabins)
         },
