@@ -4,12 +4,12 @@ A change of a flight is an update conditional on the version that was read, and 
 constraints on seats: a second writer, which there must never be, could do no harm.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import groupby
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import Connection, Row, Table
+from sqlalchemy import Connection, Row, Table, Update
 
 from eventstream import Database, Step, insert_into
 from flights.schedule.v1 import schedule_pb2
@@ -97,25 +97,18 @@ class SqlRecords:
             return
         ordered = sorted(flights, key=lambda f: f.flight_id)
         events = [messages.flight_changed(f, at).SerializeToString() for f in ordered]
-        for each, event in zip(ordered, events, strict=True):
-            self._change(self._read[each.flight_id], each, event)
-        seats = [_seats(f, c) for f in ordered for c in self._moved(f)]
-        if seats:
-            self._connection.execute(statements.CHANGE_CABIN, seats)
-        published = [(f.flight_id, e, at) for f, e in zip(ordered, events, strict=True)]
-        outbox.append_many(self._connection, published)
+        steps = [(self._read[f.flight_id], f, e) for f, e in zip(ordered, events, strict=True)]
+        self._update(statements.MOVE_SEATS, [_version(*s) for s in steps if not _rescheduled(*s)])
+        self._update(statements.CHANGE_FLIGHT, [_changes(*s) for s in steps if _rescheduled(*s)])
+        self._update(statements.CHANGE_CABIN, [row for s in steps for row in _seats(*s)])
+        outbox.append_many(self._connection, [(f.flight_id, event, at) for _, f, event in steps])
 
-    def _change(self, before: Flight, after: Flight, event: bytes) -> None:
-        if before.revision == after.revision:
-            change, row = statements.MOVE_SEATS, _version(before, after, event)
-        else:
-            change, row = statements.CHANGE_FLIGHT, _changes(before, after, event)
-        if self._connection.execute(change, row).rowcount != 1:
+    def _update(self, statement: Update, rows: Sequence[dict[str, Any]]) -> None:
+        if not rows:
+            return
+        values = rows if len(rows) > 1 else rows[0]  # a batch of one costs a driver more
+        if self._connection.execute(statement, values).rowcount != len(rows):
             raise ConcurrentChangeError("a flight has changed meanwhile")
-
-    def _moved(self, after: Flight) -> list[CabinSeats]:
-        before = self._read[after.flight_id]
-        return [seats for seats in after.cabins if seats not in before.cabins]
 
     def hold(self, booking_id: str) -> Hold | None:
         """The booking's hold."""
@@ -211,6 +204,10 @@ def _flight(rows: Sequence[Row[Any]]) -> Flight:
     return Flight(**values, cabins=tuple(_cabin(row) for row in rows if row.cabin is not None))
 
 
+def _rescheduled(before: Flight, after: Flight, _: bytes) -> bool:
+    return before.revision != after.revision
+
+
 def _changes(before: Flight, after: Flight, event: bytes) -> dict[str, Any]:
     values = {name: getattr(after, name) for name in statements.CHANGING if name != "event"}
     return values | {"status": after.status.value} | _version(before, after, event)
@@ -221,13 +218,11 @@ def _version(before: Flight, after: Flight, event: bytes) -> dict[str, Any]:
     return seen | {"version": after.version, "event": event}
 
 
-def _seats(changed: Flight, seats: CabinSeats) -> dict[str, Any]:
-    return {
-        "key": changed.flight_id,
-        "of": seats.cabin.value,
-        "held": seats.held,
-        "sold": seats.sold,
-    }
+def _seats(before: Flight, after: Flight, _: bytes) -> Iterator[dict[str, Any]]:
+    for seats in after.cabins:
+        if seats not in before.cabins:
+            moved = {"held": seats.held, "sold": seats.sold}
+            yield {"key": after.flight_id, "of": seats.cabin.value, **moved}
 
 
 def _cabin(row: Any) -> CabinSeats:

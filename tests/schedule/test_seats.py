@@ -1,13 +1,10 @@
 import asyncio
-import itertools
 from collections import Counter
 from datetime import timedelta
 from typing import Any
 
 import grpc
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 
@@ -215,60 +212,6 @@ async def test_parties_never_oversell(system: System) -> None:
 
     assert [await taken(system, flight) for flight in flights] == [(held, 0)] * 2
     assert held <= 5
-
-
-Step = tuple[str, int, int]
-NUMBERS = itertools.count(1)
-
-
-@settings(
-    max_examples=25,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-@given(
-    steps=st.lists(
-        st.tuples(
-            st.sampled_from(["hold", "confirm", "release", "expire"]),
-            st.integers(min_value=0, max_value=4),
-            st.integers(min_value=1, max_value=9),
-        ),
-        max_size=25,
-    ),
-)
-async def test_seats_are_where_the_holds_say(system: System, steps: list[Step]) -> None:
-    """After any steps in any order, held and sold are the sums of the holds in those states."""
-    number = next(NUMBERS)  # an example that is run again needs a flight of its own
-    flight = sample(number, in_hours=1000, economy=12)
-    await system.add(flight)
-    holds: dict[str, pb.Hold] = {}
-    for step, booking, seats in steps:
-        key = f"{number}-{booking}"
-        try:
-            match step:
-                case "hold":
-                    holds[key] = await hold(system, key, flight, seats=seats)
-                case "confirm":
-                    holds[key] = await confirm(system, key)
-                case "release":
-                    holds[key] = await release(system, key)
-                case _ if key in holds and holds[key].state == pb.HOLD_STATE_HELD:
-                    system.clock.advance(timedelta(minutes=10))
-                    await system.seats.expire(key)
-                    holds[key].state = pb.HOLD_STATE_EXPIRED
-        except grpc.aio.AioRpcError as error:
-            assert error.code() in {  # noqa: PT017 - any of these is a proper answer
-                grpc.StatusCode.FAILED_PRECONDITION,
-                grpc.StatusCode.NOT_FOUND,
-                grpc.StatusCode.INVALID_ARGUMENT,
-            }
-    sums: Counter[int] = Counter()
-    for one in holds.values():
-        sums[one.state] += sum(segment.seats for segment in one.segments)
-    held, sold = await taken(system, flight)
-
-    assert (held, sold) == (sums[pb.HOLD_STATE_HELD], sums[pb.HOLD_STATE_CONFIRMED])
-    assert held + sold <= 12
 
 
 @pytest.mark.parametrize("change", [{"held": 11}, {"held": -1}, {"sold": -1}, {"sold": 11}])
