@@ -10,13 +10,15 @@ BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime
 DEV := $(VENV)/.dev
 SYSTEM := $(BIN)/python -m tools.system
+WITH_TOOLS = CONSUL_BIN="$$($(BIN)/python -m tools.binaries consul)" \
+	GRPCURL_BIN="$$($(BIN)/python -m tools.binaries grpcurl)"
 
 ROLE ?= customer
 SUBJECT ?= ann
 SECONDS_OF_LOAD ?= 30
 OWN_POSTGRES := $(if $(DATABASE_URL),,$(filter postgres,$(DATABASE)))
 
-.PHONY: help up down ps logs clean test check format proto token grpcurl load bench lock baseline
+.PHONY: help up down ps logs clean test check format proto token grpcurl load bench chaos lock baseline
 
 help: ## List the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -43,9 +45,10 @@ grpcurl: $(RUNTIME) ## Run the pinned grpcurl as a client of the mesh (ARGS='-pl
 	@GRPC_XDS_BOOTSTRAP=$(CURDIR)/.run/xds-bootstrap.json "$$($(BIN)/python -m tools.binaries grpcurl)" $(ARGS)
 
 test: $(DEV) ## Run the tests, on a real Consul (ARGS='-k saga': only those)
-	@CONSUL_BIN="$$($(BIN)/python -m tools.binaries consul)" \
-	 GRPCURL_BIN="$$($(BIN)/python -m tools.binaries grpcurl)" \
-	 $(BIN)/python -m pytest $(ARGS)
+	@$(WITH_TOOLS) $(BIN)/python -m pytest $(ARGS)
+
+chaos: $(DEV) ## Run the fault rows at the sizes of the scoreboard, on a real Consul: hours (ARGS='-k streams': only those)
+	@FLIGHTMESH_CHAOS=long $(WITH_TOOLS) $(BIN)/python -m pytest tests/chaos tests/simulation $(ARGS)
 
 check: $(DEV) ## Format, lint, types, import contracts, protos, generated files, compose file
 	$(BIN)/ruff format --check
@@ -75,6 +78,7 @@ load: $(DEV) ## Put load on the running system and check its answers (SECONDS_OF
 
 bench: $(DEV) ## Run the benchmarks: both sides of each ratio in one run
 	$(BIN)/python -m bench.overhead
+	$(BIN)/python -m bench.bookings
 
 lock: $(DEV) ## Renew the lock files (needs uv on PATH)
 	uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \

@@ -209,6 +209,7 @@ class Child:
         self._pipe, theirs = _spawn.Pipe()
         self._process = _spawn.Process(target=in_process, args=(role, theirs, *args))
         self._process.start()
+        theirs.close()  # so that its death ends our waiting
         self.said = self._pipe.recv()
 
     def ask(self, question: object) -> Any:

@@ -14,6 +14,9 @@ import shutil
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -21,7 +24,7 @@ from typing import Final
 import psycopg
 from sqlalchemy.engine import make_url
 
-from tools import announce
+from tools import announce, databases
 from tools.programs import POSTGRES, Program, Settings
 from tools.supervision import Supervisor, fail_if_given_up, until
 
@@ -66,14 +69,36 @@ def wait(settings: Settings, supervisor: Supervisor) -> None:
     until(accepts, "PostgreSQL")
 
 
+@contextmanager
+def alone(run: Path) -> Iterator[Settings]:
+    """A system of nothing but the server, in a folder of its own, for the block."""
+    settings = Settings(run=run)
+    settings.logs.mkdir(parents=True)
+    settings = replace(settings, databases=databases.own_server(settings))
+    supervisor = Supervisor(settings)
+    try:
+        supervisor.update([program(settings)])
+        wait(settings, supervisor)
+        yield settings
+    finally:
+        supervisor.shutdown()
+        supervisor.close()
+        settings.supervisor_socket.unlink(missing_ok=True)
+        shutil.rmtree(settings.postgres_socket_folder, ignore_errors=True)
+
+
 def refusal(url: str) -> str | None:
     """Why a server can't be used now; None when it answers."""
-    plain = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
     try:
-        psycopg.connect(plain, connect_timeout=5).close()
+        psycopg.connect(libpq(url), connect_timeout=5).close()
     except psycopg.Error as error:
         return str(error)
     return None
+
+
+def libpq(url: str) -> str:
+    """A URL as the driver takes it."""
+    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
 
 
 def _binaries() -> Path:

@@ -1,7 +1,6 @@
 """What `make up` decides about databases, and the PostgreSQL server that it runs."""
 
 import os
-import shutil
 import signal
 import tempfile
 import time
@@ -96,20 +95,11 @@ def test_only_the_durable_services_are_told_of_the_server(settings: Settings) ->
 @pytest.fixture(scope="module")
 def own() -> Iterator[Settings]:
     """A system of nothing but a PostgreSQL, in a folder with a name too long for its socket."""
-    with tempfile.TemporaryDirectory(prefix="flightmesh-" + "x" * 60) as folder:
-        bare = Settings(run=Path(folder).resolve() / "run")
-        bare.logs.mkdir(parents=True)
-        settings = replace(bare, databases=databases.own_server(bare))
-        supervisor = Supervisor(settings)
-        try:
-            supervisor.update([postgres.program(settings)])
-            postgres.wait(settings, supervisor)
-            yield settings
-        finally:
-            supervisor.shutdown()
-            supervisor.close()
-            settings.supervisor_socket.unlink(missing_ok=True)
-            shutil.rmtree(settings.postgres_socket_folder, ignore_errors=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="flightmesh-" + "x" * 60) as folder,
+        postgres.alone(Path(folder).resolve() / "run") as settings,
+    ):
+        yield settings
 
 
 def test_the_servers_own_commits_are_durable(own: Settings) -> None:
