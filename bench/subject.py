@@ -107,6 +107,17 @@ class Subject:
         """Process id of a running process, by its name at supervisor."""
         return next(s.pid for s in self._supervisor.states() if s.name == process)
 
+    def running(self) -> list[str]:
+        """Names of the processes that supervisor believes in: they have run for 3 s."""
+        return [s.name for s in self._supervisor.states() if s.state == "RUNNING"]
+
+    def supervisor_pid(self) -> int:
+        """Process id of the supervisor, the parent of all."""
+        pid = self._supervisor.pid()
+        if pid is None:
+            raise ProcessLookupError("no supervisor answers")
+        return pid
+
     def signal(self, process: str, number: signal.Signals) -> None:
         """Send a signal to a process."""
         os.kill(self.pid(process), number)

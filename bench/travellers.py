@@ -149,5 +149,5 @@ class Travellers:
         limit = loop.time() + _SETTLES_WITHIN
         while booking and booking["status"] == "pending" and loop.time() < limit:
             await asyncio.sleep(_POLL)
-            booking = await self.api.get(process, user, booking["booking_id"]) or booking
+            booking = await self.api.get(process, user, booking["booking_id"])
         return dict(booking)

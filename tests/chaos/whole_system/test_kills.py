@@ -1,0 +1,40 @@
+"""C1: instances of the running system are killed one after the other while people book."""
+
+import random
+import statistics
+from typing import Final
+
+import pytest
+
+from tests.chaos.figures import LONG, at_most, figure
+from tests.chaos.whole_system.system import WholeSystem
+
+KILLS: Final = 300 if LONG else 5
+BOOKINGS: Final = 50_000 if LONG else 0
+VICTIMS: Final = ("booking",) * 8 + ("schedule", "pricing")
+
+
+@pytest.mark.timeout(3 * 3600 if LONG else 300)
+async def test_instances_are_killed_under_load(system: WholeSystem) -> None:
+    """No booking is lost, doubled, oversold or charged wrongly, and hardly a user notices."""
+    draw = random.Random(1)
+    seconds: list[float] = []
+    system.recount()
+    async with system.load():
+        while len(seconds) < KILLS or system.tally.settled.total() < BOOKINGS:
+            service = draw.choice(VICTIMS)
+            victim = draw.choice(system.believed(service))
+            seconds.append(await system.kill(service, victim))
+    tally = system.tally
+    report = await system.judged()
+    figure(
+        "C1",
+        f"{system.engine}: {len(seconds)} kills, back after {statistics.median(seconds):.1f} s; "
+        f"capacity {system.capacity:.0f}/s, {tally}; {len(report.violations)} violations in "
+        f"{report.counts['bookings']:,} bookings ({at_most(len(seconds))} kills)",
+    )
+
+    assert report.holds, report
+    assert not tally.unexpected
+    assert tally.raw_failed <= 0.01 * tally.raw, tally.failures
+    assert tally.calls_failed <= 0.001 * tally.calls, tally.failures
