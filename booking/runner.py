@@ -11,6 +11,7 @@ import contextlib
 import random
 import secrets
 from collections.abc import Callable, Coroutine
+from collections.abc import Set as AbstractSet
 from contextvars import Context
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -29,7 +30,7 @@ from booking.domain import (
     User,
 )
 from booking.participants import Participants
-from booking.saga_log import SagaLog
+from booking.saga_log import SagaLog, Stray
 from consulmesh.context import CallContext, Criticality, use
 from eventstream import StorageUnavailableError
 
@@ -119,13 +120,14 @@ class SagaRunner:
 
     async def run(self) -> None:
         """Take what is due, until closed; to be run by the process for as long as it lives."""
-        listening = asyncio.create_task(self._listen())
+        jobs = [asyncio.create_task(self._listen()), asyncio.create_task(self._recall_strays())]
         try:
             while not self._closing:
                 self._look.clear()
                 await self._wait(await self._take_due())
         finally:
-            listening.cancel()
+            for job in jobs:
+                job.cancel()
 
     async def aclose(self) -> None:
         """Let steps under way end within the grace, then hand back what is unfinished."""
@@ -169,6 +171,25 @@ class SagaRunner:
             self._look.set()
             await asyncio.sleep(_LINGER.total_seconds())
 
+    async def _recall_strays(self) -> None:
+        """Make sagas due that seem to be put off for longer than any is.
+
+        Their times were written before the clock was set back, or by a clock that is ahead. One
+        that moves has an owner; to take it from an owner whose clock disagrees would only make that
+        take it back.
+        """
+        seen: AbstractSet[Stray] = frozenset()
+        while True:
+            try:
+                strays = await self._log.strays(self._clock() + self._terms.horizon)
+                if still := seen & strays:
+                    _log.warning("sagas_recalled", sagas=len(still))
+                    await self._log.recall(still, self._clock())
+                seen = strays
+            except StorageUnavailableError as error:
+                _log.warning("sagas_not_read", error=str(error))
+            await asyncio.sleep(self._terms.lease.total_seconds())
+
     async def _take_due(self) -> datetime | None:
         """Start on sagas that are due; return when to look again."""
         now = self._clock()
@@ -176,7 +197,7 @@ class SagaRunner:
         if room <= 0:
             return None  # the next one that ends makes room
         try:
-            due = await self._log.next_due(now, self._terms.horizon)
+            due = await self._log.next_due(now)
             if due is None or due > now:
                 return due
             return now if await self._claim(now, room) else now + _LINGER
@@ -185,9 +206,7 @@ class SagaRunner:
             return now + _LONGEST_WAIT
 
     async def _claim(self, now: datetime, limit: int) -> int:
-        sagas = await self._log.claim(
-            self._owner, now, self._terms.horizon, self._lease_end(), limit
-        )
+        sagas = await self._log.claim(self._owner, now, self._lease_end(), limit)
         for saga in sagas:
             self._claimed.add(self._start(saga))
         return len(sagas)

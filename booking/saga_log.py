@@ -1,10 +1,14 @@
 """The port behind which sagas are stored."""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from collections.abc import Set as AbstractSet
+from datetime import datetime
 from typing import Protocol
 
 from booking.domain import Booking, RequestKey, Saga, User
+
+Stray = tuple[str, datetime]
+"""The booking of a saga, and when that is due. Whoever moves a saga puts it off anew."""
 
 
 class SagaLog(Protocol):
@@ -28,14 +32,20 @@ class SagaLog(Protocol):
         """Count an unanswered attempt and let go of the saga until it is due."""
         ...
 
-    async def next_due(self, now: datetime, horizon: timedelta) -> datetime | None:
-        """When the next saga is due: `now` where one is already, or seems due beyond `horizon`."""
+    async def next_due(self, now: datetime) -> datetime | None:
+        """When the next saga is due: `now` where one is already."""
         ...
 
-    async def claim(
-        self, owner: str, now: datetime, horizon: timedelta, due: datetime, limit: int
-    ) -> Sequence[Saga]:
+    async def claim(self, owner: str, now: datetime, due: datetime, limit: int) -> Sequence[Saga]:
         """Take sagas that are due, in a new epoch each, until `due`."""
+        ...
+
+    async def strays(self, horizon: datetime) -> AbstractSet[Stray]:
+        """Sagas that are due after the horizon only; some, where there are many."""
+        ...
+
+    async def recall(self, strays: AbstractSet[Stray], now: datetime) -> None:
+        """Make sagas due that have not moved since they were read."""
         ...
 
     async def hand_back(self, owner: str, now: datetime) -> int:

@@ -4,17 +4,17 @@ A database has one writer at a time, so what a unit has read holds until it is c
 """
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    Select,
     and_,
+    bindparam,
     func,
     insert,
-    or_,
     select,
     update,
 )
@@ -39,11 +39,13 @@ from booking.rows import (
     saga_columns,
     update_booking,
 )
+from booking.saga_log import Stray
 from booking.service import Position
 from booking.tables import idempotency_keys, sagas
 from eventstream import Database
 
 _NOBODY = ""
+_STRAYS_AT_A_TIME = 500
 
 
 class BookingStore:
@@ -143,24 +145,18 @@ class BookingStore:
             lambda connection: connection.execute(statement).rowcount == 1, step=steps.POSTPONE
         )
 
-    async def next_due(self, now: datetime, horizon: timedelta) -> datetime | None:
+    async def next_due(self, now: datetime) -> datetime | None:
         """When the next saga is due: `now` where one is already."""
+        earliest = select(func.min(sagas.c.due_time))
+        due = await self._db.read(lambda connection: connection.execute(earliest).scalar())
+        return None if due is None else max(due, now)
 
-        def query(connection: Connection) -> datetime | None:
-            if connection.execute(_overdue(now, horizon).limit(1)).first():
-                return now
-            return connection.execute(select(func.min(sagas.c.due_time))).scalar()
-
-        return await self._db.read(query)
-
-    async def claim(
-        self, owner: str, now: datetime, horizon: timedelta, due: datetime, limit: int
-    ) -> Sequence[Saga]:
+    async def claim(self, owner: str, now: datetime, due: datetime, limit: int) -> Sequence[Saga]:
         """Take sagas that are due, in a new epoch each, until `due`."""
 
         def unit(connection: Connection) -> Sequence[Saga]:
-            query = _overdue(now, horizon).limit(limit)
-            waiting = load_sagas(connection, connection.execute(query).all())
+            query = select(sagas).where(sagas.c.due_time <= now).order_by(sagas.c.due_time)
+            waiting = load_sagas(connection, connection.execute(query.limit(limit)).all())
             taken = [replace(saga, owner=owner, epoch=saga.epoch + 1) for saga in waiting]
             for before, after in zip(waiting, taken, strict=True):
                 own = {"owner": after.owner, "epoch": after.epoch, "due_time": due}
@@ -168,6 +164,23 @@ class BookingStore:
             return taken
 
         return await self._db.write(unit, step=steps.CLAIM)
+
+    async def strays(self, horizon: datetime) -> AbstractSet[Stray]:
+        """Sagas that are due after the horizon only; some, where there are many."""
+        query = select(sagas.c.booking_id, sagas.c.due_time).where(sagas.c.due_time > horizon)
+        rows = await self._db.read(
+            lambda connection: connection.execute(query.limit(_STRAYS_AT_A_TIME)).all()
+        )
+        return {(row.booking_id, row.due_time) for row in rows}
+
+    async def recall(self, strays: AbstractSet[Stray], now: datetime) -> None:
+        """Make sagas due that have not moved since they were read."""
+        unmoved = sagas.c.booking_id == bindparam("stray"), sagas.c.due_time == bindparam("seen")
+        statement = update(sagas).where(*unmoved).values(due_time=now)
+        rows = [{"stray": booking_id, "seen": due} for booking_id, due in strays]
+        await self._db.write(
+            lambda connection: connection.execute(statement, rows), step=steps.RECALL
+        )
 
     async def hand_back(self, owner: str, now: datetime) -> int:
         """Make the owner's unfinished sagas due for everybody; how many."""
@@ -241,13 +254,3 @@ def _unmoved(saga: Saga) -> ColumnElement[bool]:
         sagas.c.owner == saga.owner,
         sagas.c.step == saga.step.value,
     )
-
-
-def _overdue(now: datetime, horizon: timedelta) -> Select[tuple[object, ...]]:
-    """Sagas that anybody may take.
-
-    One that is due further ahead than anything is ever put off was written before the clock was
-    set back.
-    """
-    due = sagas.c.due_time
-    return select(sagas).where(or_(due <= now, due > now + horizon)).order_by(due)

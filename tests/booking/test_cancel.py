@@ -10,6 +10,12 @@ from tests.booking.system import Instance, System
 from tests.fakes.faults import LOST_REPLY, UNREACHABLE, Fault, Gate, refused
 
 
+@pytest.fixture
+def booking_url(database_url: str) -> str:
+    """Each engine."""
+    return database_url
+
+
 async def cancel(
     system: System, instance: Instance, booking_id: str, request_id: str = "cancel"
 ) -> pb.Booking:

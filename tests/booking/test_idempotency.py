@@ -12,6 +12,12 @@ from tests.booking.system import System
 from tests.fakes.faults import Fault, Gate, refused
 
 
+@pytest.fixture
+def booking_url(database_url: str) -> str:
+    """Each engine."""
+    return database_url
+
+
 def changed(request: pb.CreateBookingRequest, **fields: str) -> pb.CreateBookingRequest:
     """A copy of a request with other text in some fields."""
     other = pb.CreateBookingRequest()

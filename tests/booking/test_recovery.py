@@ -24,6 +24,12 @@ HAPPY = 3
 COMPENSATED = 4
 
 
+@pytest.fixture
+def booking_url(database_url: str) -> str:
+    """Each engine."""
+    return database_url
+
+
 class HaltingStore(BookingStore):
     """Stands still at one of the records of outcomes, before it or after its commit."""
 

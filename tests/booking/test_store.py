@@ -1,7 +1,6 @@
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -21,11 +20,9 @@ ANN = User(issuer="issuer", subject="ann")
 
 
 @pytest.fixture
-async def db(tmp_path: Path) -> AsyncIterator[Database]:
-    """An empty database of the newest schema."""
-    async with Database.open(
-        f"sqlite:///{tmp_path}/booking.db", migrations="booking:migrations"
-    ) as opened:
+async def db(database_url: str) -> AsyncIterator[Database]:
+    """An empty database of the newest schema, on each engine."""
+    async with Database.open(database_url, migrations="booking:migrations") as opened:
         yield opened
 
 
@@ -83,8 +80,8 @@ async def test_claim_raises_the_epoch(store: BookingStore) -> None:
     rejection = Rejection(reason="SEATS_UNAVAILABLE", message="sold out")
     await store.begin(begun, key("one"), LATER)
 
-    early = await store.claim("you", NOW, HORIZON, LATER, 10)
-    [taken] = await store.claim("you", LATER, HORIZON, LATER + HORIZON, 10)
+    early = await store.claim("you", NOW, LATER, 10)
+    [taken] = await store.claim("you", LATER, LATER + HORIZON, 10)
 
     assert early == []
     assert (taken.owner, taken.epoch, taken.booking) == ("you", 2, begun.booking)
@@ -97,21 +94,36 @@ async def test_claim_is_bounded(store: BookingStore) -> None:
     for number in (3, 1, 2):
         await store.begin(saga(number), key(str(number)), NOW + number * timedelta(seconds=1))
 
-    taken = await store.claim("you", LATER, HORIZON, LATER + timedelta(seconds=5), 2)
+    taken = await store.claim("you", LATER, LATER + timedelta(seconds=5), 2)
 
     assert [one.booking.booking_id for one in taken] == ["bkg_1", "bkg_2"]
-    assert await store.next_due(NOW, HORIZON) == NOW + timedelta(seconds=3)
+    assert await store.next_due(NOW) == NOW + timedelta(seconds=3)
 
 
 async def test_next_due(store: BookingStore) -> None:
-    """Nothing is due without a saga, one beyond the horizon is due now, any other in its time."""
-    empty = await store.next_due(NOW, HORIZON)
+    """Nothing is due without a saga, one that is overdue now, any other in its time."""
+    empty = await store.next_due(NOW)
     await store.begin(saga(), key("one"), LATER)
 
     assert empty is None
-    assert await store.next_due(NOW, HORIZON) == LATER
-    assert await store.next_due(LATER, HORIZON) == LATER
-    assert await store.next_due(NOW - timedelta(days=1), HORIZON) == NOW - timedelta(days=1)
+    assert await store.next_due(NOW) == LATER
+    assert await store.next_due(LATER) == LATER
+    assert await store.next_due(LATER + HORIZON) == LATER + HORIZON
+
+
+async def test_strays(store: BookingStore) -> None:
+    """What is due beyond the horizon can be made due, unless it has moved since it was read."""
+    await store.begin(saga(1), key("one"), LATER + HORIZON)
+    await store.begin(saga(2), key("two"), LATER + 2 * HORIZON)
+    await store.begin(saga(3), key("three"), LATER + 3 * HORIZON)
+    strays = await store.strays(LATER + HORIZON)
+    await store.postpone(saga(3), "no answer", LATER + 4 * HORIZON)
+
+    await store.recall(strays, NOW)
+    taken = await store.claim("you", NOW, LATER, 10)
+
+    assert {booking_id for booking_id, _ in strays} == {"bkg_2", "bkg_3"}
+    assert [one.booking.booking_id for one in taken] == ["bkg_2"]
 
 
 async def test_handed_back(store: BookingStore) -> None:
@@ -120,7 +132,7 @@ async def test_handed_back(store: BookingStore) -> None:
     await store.begin(saga(2, "you"), key("two"), LATER)
 
     returned = await store.hand_back("me", NOW)
-    taken = await store.claim("you", NOW, HORIZON, LATER, 10)
+    taken = await store.claim("you", NOW, LATER, 10)
 
     assert returned == 1
     assert [one.booking.booking_id for one in taken] == ["bkg_1"]
