@@ -41,6 +41,7 @@ class Process:
         self.launch = launch
         self.pid = 0
         self.status: int | None = None
+        self._log_start = self.log.stat().st_size if self.log.exists() else 0
         self._serving = False
         self._stopped = False
         self._news = asyncio.Event()
@@ -58,6 +59,15 @@ class Process:
         """Where it logs, and its predecessors have."""
         return Path(self.launch.folder) / f"{self.name}.log"
 
+    @property
+    def struck(self) -> bool:
+        """Whether it has ended or is frozen."""
+        return self._stopped or self.status is not None
+
+    async def gone(self) -> None:
+        """Wait until it has ended or is frozen."""
+        await self._until(lambda: self.struck)
+
     async def started(self) -> None:
         """Wait until there is a process."""
         await self._until(lambda: self.pid != 0)
@@ -67,11 +77,6 @@ class Process:
         await self._until(lambda: self._serving or self.status is not None)
         if not self._serving:
             raise DiedError(f"{self.name} ended with {self.status}: see {self.log}")
-
-    async def serving_or_ended(self) -> bool:
-        """Wait until it serves, or has ended; whether it serves."""
-        await self._until(lambda: self._serving or self.status is not None)
-        return self.status is None
 
     async def ended(self, patience: float = PATIENCE) -> int:
         """Wait for its end: its exit status, negative for the signal that ended it."""
@@ -84,6 +89,13 @@ class Process:
         await self._until(lambda: self._stopped or self.status is not None, patience)
         if not self._stopped:
             raise DiedError(f"{self.name} ended with {self.status} instead of freezing")
+
+    async def logged(self, event: str) -> None:
+        """Wait until it has logged an event, which it does a moment after it has happened."""
+        line = f'"event":"{event}"'
+        async with asyncio.timeout(PATIENCE):
+            while line not in self._logged():  # noqa: ASYNC110 - a file tells nobody
+                await asyncio.sleep(0.02)
 
     async def continued(self) -> None:
         """Wait until it is not frozen any more."""
@@ -112,6 +124,12 @@ class Process:
                 self.status = rest["status"]
         self._news.set()
         self._news = asyncio.Event()
+
+    def _logged(self) -> str:
+        """What it has logged, without what its predecessors have."""
+        with self.log.open("rb") as lines:
+            lines.seek(self._log_start)
+            return lines.read().decode(errors="replace")
 
     async def _until(self, reached: Any, patience: float = PATIENCE) -> None:
         async with asyncio.timeout(patience):

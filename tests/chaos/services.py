@@ -37,6 +37,7 @@ async def _booking(mesh: StaticMesh, db: Database, launch: Launch) -> None:
         users,
         terms=_terms(launch.pace),
         hold=timedelta(seconds=launch.pace.hold),
+        takeover=timedelta(seconds=launch.pace.takeover),
     )
 
 

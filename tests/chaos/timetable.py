@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 from schedule.domain import Cabin, CabinSeats, Flight, flight_id
 from schedule.window import HOME, FlightsOf, midnight
 
-FLIGHTS = 400
+FLIGHTS = 200
 SEATS = 4  # of each flight: few enough to sell one out, enough for a party
 CARRIER = "AA"
 
@@ -16,6 +16,11 @@ def first_day() -> date:
     return datetime.now(UTC).astimezone(HOME).date() + timedelta(days=10)
 
 
+def id_of(number: int, day: date) -> str:
+    """The id of flight `number`."""
+    return flight_id(CARRIER, str(number), "JFK", "LAX", day)
+
+
 def flight(number: int, day: date) -> Flight:
     """Flight `number` of the timetable, from JFK to LAX; number 0 has landed long ago."""
     departure = midnight(day) + timedelta(hours=6, minutes=number)
@@ -23,7 +28,7 @@ def flight(number: int, day: date) -> Flight:
         departure -= timedelta(days=20)
     arrival = departure + timedelta(hours=6)
     return Flight(
-        flight_id=flight_id(CARRIER, str(number), "JFK", "LAX", day),
+        flight_id=id_of(number, day),
         carrier=CARRIER,
         number=str(number),
         origin="JFK",

@@ -19,7 +19,8 @@ SERVICES: Final = ("schedule", "pricing", "booking")
 class World:
     """What runs where. Addresses and databases stay the same whoever is killed and started.
 
-    `url_of` names a database for a service. `issuer` gives tokens that booking accepts.
+    `url_of` names a database for a service, `urls` has what it said. `issuer` gives tokens that
+    booking accepts; `day` is that of the flights of the timetable.
 
     State: the newest process of each instance.
     """
@@ -36,7 +37,7 @@ class World:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.urls = {service: url_of(service) for service in SERVICES}
-        self.issuer = LocalIssuer(folder)
+        self.issuer = LocalIssuer(folder / "issuer")
         self._forks = forks
         self._pace = pace or Pace()
         count = dict.fromkeys(SERVICES, 1) | dict(instances or {})
@@ -46,7 +47,7 @@ class World:
             for slot in range(1, count[service] + 1)
         }
         self._processes: dict[tuple[str, int], Process] = {}
-        self._first_day = first_day().toordinal()
+        self.day = first_day()
 
     @property
     def targets(self) -> Mapping[str, str]:
@@ -91,7 +92,7 @@ class World:
                 folder=str(self.folder),
                 url=self.urls[service],
                 targets=self.targets,
-                first_day=self._first_day,
+                first_day=self.day.toordinal(),
                 environ={"MESH_FAILPOINT": failpoint} if failpoint else {},
                 pace=pace or self._pace,
             )
