@@ -7,10 +7,12 @@ import struct
 from datetime import UTC, datetime, timedelta
 
 from consulmesh.errors import InvalidArgument, Violation
+from consulmesh.validation import identifier
 from schedule.service import PageEnd, RouteDay
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
+PADDING = b"\0"
 LAYOUT = struct.Struct(">8sq20s")  # digest of the route and day, departure, flight
 
 
@@ -32,7 +34,8 @@ def page_end(of: RouteDay, page_token: str) -> PageEnd | None:
         packed = base64.b64decode(page_token.encode("ascii"), altchars=b"-_", validate=True)
         digest, departure, flight_id = LAYOUT.unpack(packed)
         end = PageEnd(
-            departure_time=EPOCH + departure * MICROSECOND, flight_id=flight_id.decode("ascii")
+            departure_time=EPOCH + departure * MICROSECOND,
+            flight_id=identifier(flight_id.rstrip(PADDING).decode("ascii")),
         )
     except (ValueError, binascii.Error, struct.error, OverflowError):
         raise _invalid("is not a token of ListFlights") from None
