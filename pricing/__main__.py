@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 import consulmesh
 from consulmesh import Member, Mesh, MeshConfig
-from eventstream import Database, Feed, Lease, database_url
+from consulmesh.users import TokenVerifier
+from eventstream import Database, Feed, Lease, add_inbox_service, database_url
 from flights.pricing.v1.pricing_pb2 import PriceEvent
 from flights.pricing.v1.pricing_pb2_grpc import add_PricingServiceServicer_to_server
 from flights.schedule.v1.schedule_pb2_grpc import ScheduleServiceStub
@@ -40,12 +41,14 @@ async def serve(mesh: Member, database: Database, *, takeover: timedelta = TAKEO
     pricing = Pricing(SqlStore(database), now)
     feed = Feed(database, tables.outbox, event=PriceEvent, snapshot=snapshot)
     schedule = ScheduleServiceStub(mesh.channel("schedule"))
-    follower = schedule_follower(schedule, schedule_inbox(database, now))
-    work = TimedWork(database, pricing, follower, now)
+    inbox = schedule_inbox(database, now)
+    work = TimedWork(database, pricing, inbox, schedule_follower(schedule, inbox), now)
     lease = Lease(database, tables.leases, "timed-work", mesh.instance_id, takeover)
     mesh.start(lease.lead(work.run), name="timed work")
     server = mesh.server(status_codes=STATUS_CODES)
     add_PricingServiceServicer_to_server(PricingServicer(pricing, feed), server)
+    users = TokenVerifier.from_env(os.environ, mesh.config.state_dir)
+    add_inbox_service(server, users, inbox)
     await mesh.serve(server, warm=lambda: whole(database))
 
 

@@ -2,6 +2,7 @@
 
 from sqlalchemy import and_, bindparam, delete, insert, or_, select, tuple_, update
 
+from eventstream import some
 from pricing import tables
 
 _flight = tables.flights.c
@@ -17,7 +18,9 @@ FLIGHTS = select(tables.flights).where(
 REMOVE_FLIGHTS = delete(tables.flights).where(
     _flight.flight_id.in_(bindparam("flight_ids", expanding=True))
 )
-MARK_UNSEEN = update(tables.flights).values(unseen=True)
+MARK_UNSEEN = (
+    update(tables.flights).where(some(_flight.flight_id, ~_flight.unseen)).values(unseen=True)
+)
 UNSEEN = select(_flight.flight_id).where(_flight.unseen).limit(bindparam("limit"))
 DUE = (
     select(tables.flights)

@@ -86,9 +86,9 @@ class SqlRepository:
         if changes:
             tables.outbox.append_many(self._connection, changes)
 
-    def mark_unseen(self) -> None:
-        """A snapshot begins: no flight has been seen yet."""
-        self._connection.execute(sql.MARK_UNSEEN)
+    def mark_unseen(self) -> bool:
+        """A snapshot begins: flights that it has not come to are marked, until none is left."""
+        return self._connection.execute(sql.MARK_UNSEEN).rowcount > 0
 
     def unseen(self, limit: int) -> Sequence[str]:
         """Flights that the snapshot did not contain."""

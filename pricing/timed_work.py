@@ -7,7 +7,15 @@ from typing import Final, Never
 
 import structlog
 
-from eventstream import Database, Follower, Retention, Step, trim_forever
+from eventstream import (
+    Database,
+    Follower,
+    Retention,
+    SqlInbox,
+    Step,
+    retry_forever,
+    trim_forever,
+)
 from flights.schedule.v1.schedule_pb2 import FlightEvent
 from pricing import tables
 from pricing.service import Clock, Pricing
@@ -31,10 +39,16 @@ class TimedWork:
     """The work of the instance that holds the lease."""
 
     def __init__(
-        self, database: Database, pricing: Pricing, follower: Follower[FlightEvent], now: Clock
+        self,
+        database: Database,
+        pricing: Pricing,
+        inbox: SqlInbox[FlightEvent],
+        follower: Follower[FlightEvent],
+        now: Clock,
     ) -> None:
         self._database = database
         self._pricing = pricing
+        self._inbox = inbox
         self._follower = follower
         self._now = now
 
@@ -42,6 +56,7 @@ class TimedWork:
         """Work until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._follower.run())
+            group.create_task(retry_forever(self._inbox))
             group.create_task(self.reprice())
             group.create_task(self._tidy_now_and_then())
             group.create_task(trim_forever(self._database, tables.outbox, Retention()))

@@ -43,15 +43,16 @@ class Timetable:
         follow(data, [messages.flight_state(flight) for flight in changed], now)
         data.remove_flights([flight.flight_id for flight in removed], now)
 
-    def start(self, connection: Connection) -> None:
-        """A snapshot begins."""
-        SqlRepository(connection).mark_unseen()
+    def start(self, connection: Connection) -> bool:
+        """A snapshot begins; whether more flights are to be marked."""
+        return SqlRepository(connection).mark_unseen()
 
-    def sweep(self, connection: Connection) -> None:
-        """A snapshot is complete: what it did not contain is gone."""
+    def sweep(self, connection: Connection) -> bool:
+        """A snapshot is complete: what it did not contain goes; whether more of it is left."""
         data = SqlRepository(connection)
-        while unseen := data.unseen(_SWEPT_AT_A_TIME):
-            data.remove_flights(unseen, self._now())
+        unseen = data.unseen(_SWEPT_AT_A_TIME)
+        data.remove_flights(unseen, self._now())
+        return bool(unseen)
 
 
 def subject(event: FlightEvent) -> Flight | FlightRemoved:

@@ -29,8 +29,9 @@ async def test_pricing_follows_schedule_and_reprices_in_time(database: Database)
     schedule.snapshot(flight("flt_a", days=28), flight("flt_b", days=28))
     pricing = Pricing(SqlStore(database), clock)
     async with serving(schedule.add_to, service="schedule") as channel:
-        follower = schedule_follower(ScheduleServiceStub(channel), schedule_inbox(database, clock))
-        work = TimedWork(database, pricing, follower, clock)
+        inbox = schedule_inbox(database, clock)
+        follower = schedule_follower(ScheduleServiceStub(channel), inbox)
+        work = TimedWork(database, pricing, inbox, follower, clock)
         running = asyncio.create_task(work.run())
         try:
             await whole(database)
@@ -58,7 +59,9 @@ async def until_version(
         await database.changed(seen)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None
+)
 @given(
     versions=st.lists(st.integers(1, 6), min_size=1, max_size=12),
     sizes=st.integers(1, 4),
@@ -109,8 +112,9 @@ async def test_what_is_no_longer_needed_is_forgotten(world: World) -> None:
     used = await world.pricing.create_quote("b", [("flt_a", Cabin.ECONOMY)], 1)
     await world.pricing.redeem(used.quote_id, "bkg_1", 1, world.clock())
     await world.pricing.update_fare("c", "JFK", "LAX", Decimal(100), None)
-    follower = schedule_follower(None, schedule_inbox(world.database, world.clock))  # type: ignore[arg-type] # never followed
-    work = TimedWork(world.database, world.pricing, follower, world.clock)
+    inbox = schedule_inbox(world.database, world.clock)
+    follower = schedule_follower(None, inbox)  # type: ignore[arg-type] # never followed
+    work = TimedWork(world.database, world.pricing, inbox, follower, world.clock)
     forgotten, left = [], []
     for days in (1, 2, 5, 60):
         world.clock.forward(timedelta(days=days))
