@@ -101,6 +101,25 @@ async def test_a_crashed_server_is_used_again_when_it_is_back(
     assert usable < 5
 
 
+async def test_a_process_that_drains_while_the_server_is_away_ends_at_once(
+    durable_postgres: OwnPostgres,
+) -> None:
+    """Neither the listener's attempts nor the broken sessions hold it."""
+    url = durable_postgres.new("drain")
+    async with Database.open(url) as db:
+        await db.write(METADATA.create_all)
+        durable_postgres.crash()
+        with pytest.raises(StorageUnavailableError):
+            await db.write(partial(put, name="away"))
+        started = time.monotonic()
+        await db.aclose()
+        took = time.monotonic() - started
+    await asyncio.to_thread(durable_postgres.start)
+    durable_postgres.drop()
+
+    assert took < 1
+
+
 async def _names_of(url: str) -> list[str]:
     async with Database.open(url) as db:
         return await db.read(names)

@@ -15,3 +15,12 @@ def test_with_a_server_the_service_has_the_database_of_its_name_there() -> None:
     url = database_url(environ, "booking", Path("unused"))
 
     assert url == "postgresql+psycopg://mesh:s3cret@db:5432/booking?sslmode=require"
+
+
+def test_a_server_on_a_unix_socket_is_named_without_a_host() -> None:
+    """Its folder stands in the query, and stays there."""
+    environ = {"DATABASE_URL": "postgresql://postgres@/postgres?host=/run/postgres"}
+
+    url = database_url(environ, "booking", Path("unused"))
+
+    assert url == "postgresql://postgres@/booking?host=%2Frun%2Fpostgres"
