@@ -107,16 +107,20 @@ class Subject:
         """Process id of a running process, by its name at supervisor."""
         return next(s.pid for s in self._supervisor.states() if s.name == process)
 
-    def running(self) -> list[str]:
-        """Names of the processes that supervisor believes in: they have run for 3 s."""
-        return [s.name for s in self._supervisor.states() if s.state == "RUNNING"]
+    def running(self, service: str) -> list[str]:
+        """The instances of a service that supervisor believes in: they have run for 3 s."""
+        states = self._supervisor.states()
+        return [s.name for s in states if s.state == "RUNNING" and s.name.startswith(f"{service}-")]
 
-    def supervisor_pid(self) -> int:
-        """Process id of the supervisor, the parent of all."""
-        pid = self._supervisor.pid()
-        if pid is None:
-            raise ProcessLookupError("no supervisor answers")
-        return pid
+    def kill_everything(self) -> int:
+        """`kill -9` the supervisor and all that it started; returns how many processes."""
+        supervisor = psutil.Process(self._supervisor.pid())
+        doomed = [supervisor, *supervisor.children(recursive=True)]
+        for process in doomed:
+            process.kill()
+        psutil.wait_procs(doomed)
+        self._supervisor.close()
+        return len(doomed)
 
     def signal(self, process: str, number: signal.Signals) -> None:
         """Send a signal to a process."""

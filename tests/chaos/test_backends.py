@@ -84,7 +84,8 @@ async def test_the_server_is_not_to_be_relied_on(
         "C9",
         f"{ENDED} sessions ended and {CRASHES} crashes of the server; usable {max(usable):.1f} s "
         f"after it was back; {len(report.violations)} violations in "
-        f"{report.counts['bookings']:,} bookings ({at_most(ENDED + CRASHES)} faults)",
+        f"{report.counts['bookings']:,} bookings; a fault breaks something: "
+        f"{at_most(ENDED + CRASHES)}",
     )
 
     assert report.holds, report
@@ -108,7 +109,8 @@ async def _customers(world: World, recorder: Recorder, progress: Progress) -> As
     over = asyncio.Event()
     async with world.caller() as caller, asyncio.TaskGroup() as tasks:
         for number in range(CUSTOMERS):
-            customer = Customer(caller, world.issuer, recorder, f"customer-{number}", Way.RETRY)
+            name = f"customer-{number}"
+            customer = Customer(caller, world.issuer, recorder, name=name, user=name, way=Way.RETRY)
             draw = random.Random(number)
             tasks.create_task(_book(customer, draw, world, progress, over.is_set))
         try:

@@ -1,6 +1,7 @@
 """The whole real system under bookings: killed, waited for, and judged."""
 
 import asyncio
+import random
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
@@ -8,8 +9,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
-
-import psutil
 
 from bench.checker import Recorder, Report, Urls, judge, read_file, under_way
 from bench.recorded_api import RecordedApi, Tally, User
@@ -95,12 +94,14 @@ class WholeSystem:
                 await asyncio.sleep(POLL)
         return loop.time() - began
 
-    def believed(self, service: str) -> list[str]:
-        """The instances of a service that supervisor calls running.
+    async def victim(self, service: str, draw: random.Random) -> str:
+        """Some instance of a service that supervisor calls running, once there is one.
 
-        One that dies within three seconds of its start would be held back.
+        Supervisor takes longer over one that has died within three seconds of its start.
         """
-        return [name for name in self.subject.running() if name.startswith(f"{service}-")]
+        while not (running := self.subject.running(service)):  # noqa: ASYNC110 - seen from outside
+            await asyncio.sleep(POLL)
+        return draw.choice(running)
 
     async def _port(self, service: str, instance: str) -> int | None:
         """Where an instance is that passes; its successor takes another port."""
@@ -115,13 +116,8 @@ class WholeSystem:
 
     def kill_everything(self) -> int:
         """`kill -9` the supervisor and all that it started; returns how many processes."""
-        supervisor = psutil.Process(self.subject.supervisor_pid())
-        doomed = [supervisor, *supervisor.children(recursive=True)]
         self.recorder.nemesis("kill", victim="everything")
-        for process in doomed:
-            process.kill()
-        psutil.wait_procs(doomed, PATIENCE)
-        return len(doomed)
+        return self.subject.kill_everything()
 
     async def judged(self) -> Report:
         """Wait until all is at rest, and judge everything since the system was new."""

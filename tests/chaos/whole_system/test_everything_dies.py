@@ -11,7 +11,7 @@ from tests.chaos.whole_system.system import WholeSystem, up
 
 ROUNDS: Final = 20 if LONG else 1
 CALM: Final = 3.0  # seconds of bookings before each end
-READY_WITHIN: Final = 10.0 if LONG else 60.0  # seconds; what else runs beside a short one counts
+READY_WITHIN: Final = 10.0 if LONG else 120.0  # seconds; a short run may share its machine
 
 
 @pytest.mark.timeout(1800 if LONG else 300)
@@ -31,7 +31,8 @@ async def test_everything_is_killed_at_once(system: WholeSystem) -> None:
         "C3",
         f"{system.engine}: {processes} processes killed at once, {len(seconds)} times; ready after "
         f"{max(seconds):.1f} s at most; {len(report.violations)} violations in "
-        f"{report.counts['bookings']:,} bookings ({at_most(len(seconds))} rounds)",
+        f"{report.counts['bookings']:,} bookings; a round breaks something: "
+        f"{at_most(len(seconds))}",
     )
 
     assert report.holds, report
