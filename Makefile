@@ -18,7 +18,7 @@ SUBJECT ?= ann
 SECONDS_OF_LOAD ?= 30
 OWN_POSTGRES := $(if $(DATABASE_URL),,$(filter postgres,$(DATABASE)))
 
-.PHONY: help up down ps logs clean test check format proto token grpcurl load bench chaos lock baseline
+.PHONY: help up down ps sagas logs clean test check format proto token grpcurl load bench chaos lock baseline
 
 help: ## List the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -28,6 +28,9 @@ up: $(if $(OWN_POSTGRES),$(DEV),$(RUNTIME)) ## Bring everything up in the backgr
 
 ps: $(RUNTIME) ## Table of the instances, from Consul
 	@$(SYSTEM) ps
+
+sagas: $(RUNTIME) ## Table of the bookings that are under way: age, step, attempts (LIMIT=1000: so many)
+	@$(BIN)/python -m tools.sagas --limit $(or $(LIMIT),100)
 
 logs: $(RUNTIME) ## Follow the logs (OF=booking: only those)
 	@$(SYSTEM) logs $(OF)

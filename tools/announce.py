@@ -58,10 +58,10 @@ def worst(states: Iterable[str]) -> str:
     return min(states, key=order.index, default="passing")
 
 
-def table(rows: list[tuple[str, ...]]) -> None:
+def table(rows: list[tuple[str, ...]], headings: tuple[str, ...] = HEADINGS) -> None:
     """Print rows in columns."""
-    lines = [HEADINGS, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
+    lines = [headings, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
     for line in lines:
         say("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
 

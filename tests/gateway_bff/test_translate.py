@@ -1,5 +1,6 @@
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
+from typing import get_args
 
 import orjson
 import pytest
@@ -7,14 +8,19 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flights.booking.v1.booking_pb2 import BOOKING_STATUS_CONFIRMED
+from flights.booking.v1.booking_pb2 import (
+    BOOKING_STATUS_CONFIRMED,
+    BOOKING_STATUS_UNSPECIFIED,
+    Booking,
+    BookingStatus,
+)
 from flights.search.v1.search_pb2 import (
     PRICE_BASIS_INDICATIVE,
     Itinerary,
     SearchItinerariesResponse,
 )
 from flights.type.v1.cabin_pb2 import CABIN_BUSINESS, CABIN_ECONOMY
-from gateway_bff import freshness, translate
+from gateway_bff import freshness, schemas, translate
 from gateway_bff.ids import itinerary_id, itinerary_key
 from gateway_bff.values import decimal, local_time, utc_time
 from tests.gateway_bff import examples
@@ -195,3 +201,15 @@ def test_words_of_a_newer_service_are_unknown() -> None:
     assert translate.flight(flight)["status"] == "unknown"
     assert translate.booking(booking)["status"] == "unknown"
     assert translate.itinerary(Itinerary(), CABIN_ECONOMY)
+
+
+def test_every_status_of_a_booking_is_in_the_schema() -> None:
+    """What booking can say of a booking is what the public API promises, AFFECTED too."""
+    said = {
+        translate.booking(Booking(status=status))["status"]
+        for status in BookingStatus.values()
+        if status != BOOKING_STATUS_UNSPECIFIED
+    }
+
+    assert said == set(get_args(schemas.Booking.model_fields["status"].annotation))
+    assert "affected" in said
