@@ -11,7 +11,7 @@ import booking.tables
 import pricing.tables
 import schedule.tables
 from booking.cancelled_flights import pending_flight
-from eventstream import Database, Head
+from eventstream import Database, Head, InboxTables
 from schedule.domain import FlightStatus
 from tests.chaos.world import World
 
@@ -49,12 +49,19 @@ def _said(connection: Connection) -> tuple[Head | None, set[str]]:
 
 
 def _stands_at(head: Head | None, connection: Connection) -> bool:
+    """Whether pricing has applied everything."""
     position = pricing.tables.inbox.position.c
     row = connection.execute(select(position.epoch, position.seq)).one()
-    return head is not None and (row.epoch, row.seq) == (head.epoch, head.seq)
+    there = head is not None and (row.epoch, row.seq) == (head.epoch, head.seq)
+    return there and _no_letters(pricing.tables.inbox, connection)
 
 
 def _knows(cancelled: set[str], connection: Connection) -> bool:
     """Whether booking has done what follows from cancellations; it stores no other position."""
     known = connection.execute(select(booking.tables.cancelled_flights.c.flight_id)).scalars()
-    return cancelled <= set(known) and pending_flight(connection) is None
+    done = cancelled <= set(known) and pending_flight(connection) is None
+    return done and _no_letters(booking.tables.inbox, connection)
+
+
+def _no_letters(inbox: InboxTables, connection: Connection) -> bool:
+    return connection.execute(select(inbox.dead_letter.c.key).limit(1)).first() is None

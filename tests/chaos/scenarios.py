@@ -16,11 +16,12 @@ from typing import Final
 import booking.tables
 import pricing.tables
 from flights.booking.v1 import booking_pb2
+from schedule.domain import Flight
 from tests.chaos.customer import Customer, RefusedError
 from tests.chaos.launch import Pace
 from tests.chaos.operations import Operator, leave_dead_letter, move_to_another_epoch
 from tests.chaos.processes import Process
-from tests.chaos.timetable import FLIGHTS, SEATS, flight
+from tests.chaos.timetable import SEATS
 from tests.chaos.world import World
 
 IMPATIENT: Final = Pace(patience=0.2)
@@ -35,7 +36,7 @@ class Scene:
     world: World
     customer: Customer
     operator: Operator
-    fresh: Iterator[str]
+    fresh: Iterator[Flight]
     service: str
     armed: Process | None = None
 
@@ -45,9 +46,13 @@ class Scene:
         assert self.armed is not None
         return self.armed
 
+    def flight(self) -> str:
+        """The id of a fresh flight."""
+        return next(self.fresh).flight_id
+
     async def book(self, passengers: int = 2) -> booking_pb2.Booking:
         """Book a flight of its own."""
-        return await self.customer.book(await self.customer.quote([next(self.fresh)], passengers))
+        return await self.customer.book(await self.customer.quote([self.flight()], passengers))
 
 
 Play = Callable[[Scene], Awaitable[object]]
@@ -74,13 +79,13 @@ async def confirmed(scene: Scene) -> None:
 
 async def round_trip(scene: Scene) -> None:
     """A booking of two flights."""
-    flights = [next(scene.fresh), next(scene.fresh)]
+    flights = [scene.flight(), scene.flight()]
     await scene.customer.book(await scene.customer.quote(flights))
 
 
 async def sold_out(scene: Scene) -> None:
     """Two parties for the seats of one: the second booking is rejected."""
-    flights = [next(scene.fresh)]
+    flights = [scene.flight()]
     quotes = [await scene.customer.quote(flights, SEATS - 1) for _ in range(2)]
     for quote in quotes:
         await scene.customer.book(quote)
@@ -88,7 +93,7 @@ async def sold_out(scene: Scene) -> None:
 
 async def spent_quote(scene: Scene) -> None:
     """Two bookings of one quote: the second is rejected."""
-    quote = await scene.customer.quote([next(scene.fresh)])
+    quote = await scene.customer.quote([scene.flight()])
     for _ in range(2):
         await scene.customer.book(quote)
 
@@ -105,7 +110,7 @@ async def cancelled(scene: Scene) -> None:
 
 async def flight_cancelled(scene: Scene) -> None:
     """A flight is cancelled that somebody has booked, and somebody else is just booking."""
-    flights = [next(scene.fresh)]
+    flights = [scene.flight()]
     early, late = [await scene.customer.quote(flights) for _ in range(2)]
     await scene.customer.book(early)
     await asyncio.gather(scene.operator.cancel(flights[0]), scene.customer.book(late))
@@ -113,19 +118,19 @@ async def flight_cancelled(scene: Scene) -> None:
 
 async def flight_delayed(scene: Scene) -> None:
     """A flight leaves later."""
-    await scene.operator.delay(next(scene.fresh))
+    await scene.operator.delay(scene.flight())
 
 
 async def fare_changed(scene: Scene) -> None:
     """A fare is changed between a quote and its booking."""
-    quote = await scene.customer.quote([next(scene.fresh)])
+    quote = await scene.customer.quote([scene.flight()])
     await scene.operator.change_fare("JFK", "LAX")
     await scene.customer.book(quote)
 
 
 async def owner_away(scene: Scene) -> None:
     """Schedule is away while a booking is made, until the armed process is struck."""
-    quote = await scene.customer.quote([next(scene.fresh)])
+    quote = await scene.customer.quote([scene.flight()])
     async with away(scene.world, "schedule"):
         made = asyncio.create_task(scene.customer.book(quote))
         await scene.victim.gone()
@@ -139,7 +144,7 @@ async def given_up(scene: Scene) -> None:
 
 async def hold_expired(scene: Scene) -> None:
     """A booking dies while it holds seats, for longer than they are held."""
-    quote = await scene.customer.quote([next(scene.fresh)])
+    quote = await scene.customer.quote([scene.flight()])
     dying = await scene.world.start(
         "booking", failpoint="booking.record_held:before", pace=SHORT_HOLD
     )
@@ -175,7 +180,7 @@ async def _lost(scene: Scene) -> None:
 
 
 async def _cancelled_and_lost(scene: Scene) -> None:
-    await scene.operator.cancel(next(scene.fresh))
+    await scene.operator.cancel(scene.flight())
     await _lost(scene)
 
 
@@ -186,9 +191,8 @@ async def letter_retried(scene: Scene) -> None:
 
 async def _dead_letter(scene: Scene) -> None:
     await scene.world.kill(scene.service)
-    untouched = flight(FLIGHTS - 1, scene.world.day)
     letters = INBOXES[scene.service].dead_letter
-    await leave_dead_letter(scene.world.urls[scene.service], letters, untouched)
+    await leave_dead_letter(scene.world.urls[scene.service], letters, next(scene.fresh))
 
 
 @asynccontextmanager

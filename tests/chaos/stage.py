@@ -15,7 +15,7 @@ from tests.chaos.customer import PAUSE, Customer, RefusedError, UnansweredError
 from tests.chaos.operations import Operator
 from tests.chaos.processes import Process
 from tests.chaos.scenarios import Scene
-from tests.chaos.timetable import FLIGHTS, id_of
+from tests.chaos.timetable import FLIGHTS, flight
 from tests.chaos.world import World
 
 REACHED: Final = 20.0  # seconds in which a scenario comes to the point
@@ -53,7 +53,7 @@ class Stage(ABC):
         self.recorder = recorder
         self.steps = steps
         self.outcome = outcome
-        self._fresh = iter(id_of(number, world.day) for number in range(1, FLIGHTS - 1))
+        self._fresh = iter(flight(number, world.day) for number in range(1, FLIGHTS))
 
     async def play(self, cell: Cell) -> None:
         """Play a cell: afterwards everybody has their answers, and nothing is armed."""
