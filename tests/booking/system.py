@@ -182,7 +182,7 @@ class System:
         self._requests += 1
         response = await PricingServiceStub(self._pricing_channel).CreateQuote(
             pricing_pb2.CreateQuoteRequest(
-                request_id=f"quote-{self._requests}",
+                request_id=f"quote-{self._requests}-of-a-traveller",
                 passengers=passengers,
                 segments=[
                     pricing_pb2.QuoteSegment(flight_id=flight, cabin=CABIN_ECONOMY)
@@ -192,9 +192,11 @@ class System:
         )
         return response.quote.quote_id
 
-    async def request(self, passengers: int = 2, request_id: str = "") -> pb.CreateBookingRequest:
+    async def request(
+        self, passengers: int = 2, request_id: str = "", flights: Sequence[str] = FLIGHTS[:2]
+    ) -> pb.CreateBookingRequest:
         """A request for a new quote, with a request id of its own."""
-        quote_id = await self.quote(passengers)
+        quote_id = await self.quote(passengers, flights)
         return pb.CreateBookingRequest(
             request_id=request_id or f"booking-{self._requests}",
             quote_id=quote_id,
@@ -240,8 +242,13 @@ async def _background(*work: Coroutine[object, object, None]) -> AsyncIterator[N
 
 
 @asynccontextmanager
-async def booking_system(folder: Path, database: str) -> AsyncIterator[System]:
-    """A system without an instance yet; its keys are in the folder."""
+async def booking_system(
+    folder: Path, database: str, real_pricing: grpc.aio.Channel | None = None
+) -> AsyncIterator[System]:
+    """A system without an instance yet; its keys are in the folder.
+
+    With a real pricing the fake one is there and not asked.
+    """
     seats_of = {(flight, CABIN_ECONOMY): CAPACITY for flight in FLIGHTS}
     schedule = FakeSchedule(seats_of)  # type: ignore[abstract]  # it says UNIMPLEMENTED
     pricing = FakePricing()  # type: ignore[abstract]  # it says UNIMPLEMENTED
@@ -257,7 +264,7 @@ async def booking_system(folder: Path, database: str) -> AsyncIterator[System]:
             service="pricing",
         ) as quotes,
     ):
-        system = System(folder, database, schedule, pricing, (seats, quotes))
+        system = System(folder, database, schedule, pricing, (seats, real_pricing or quotes))
         try:
             yield system
         finally:

@@ -117,6 +117,27 @@ async def test_request_id_of_another_booking(system: System) -> None:
     await system.check(instance)
 
 
+async def test_one_request_id_for_two_bookings_at_once(system: System) -> None:
+    """Of two bookings that one request id is to cancel at once, one is, and one stays."""
+    instances = [await system.start(), await system.start()]
+    for number in range(5):
+        bookings = [await system.book(instances[0], 1) for _ in instances]
+
+        answers = await asyncio.gather(
+            *(
+                cancel(system, instance, booking.booking_id, f"cancel-{number}")
+                for instance, booking in zip(instances, bookings, strict=True)
+            ),
+            return_exceptions=True,
+        )
+
+        [refused_one] = [one for one in answers if isinstance(one, grpc.aio.AioRpcError)]
+        [cancelled] = [one for one in answers if isinstance(one, pb.Booking)]
+        assert Status.of(refused_one).reason == "REQUEST_ID_REUSED"
+        assert cancelled.status == pb.BOOKING_STATUS_CANCELLED
+    await system.check(instances[0])
+
+
 async def test_rejected_booking(system: System) -> None:
     """What was rejected can't be cancelled, and the attempt leaves no trace."""
     instance = await system.start()

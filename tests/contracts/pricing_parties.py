@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+import grpc
+
 from consulmesh.testing import serving
 from consulmesh.wellknown import instant
 from eventstream import Database, Feed
@@ -31,6 +33,7 @@ FLIGHTS = ("flt_a", "flt_b")
 class PricingParty(Protocol):
     """Pricing behind a stub with FLIGHTS for sale, and what a test must be able to bring about."""
 
+    channel: grpc.aio.Channel
     stub: PricingServiceStub
 
     async def expire(self, quote: pb.Quote) -> None:
@@ -45,9 +48,10 @@ class PricingParty(Protocol):
 class FakeParty:
     """The fake."""
 
-    def __init__(self, fake: FakePricing, stub: PricingServiceStub) -> None:
+    def __init__(self, fake: FakePricing, channel: grpc.aio.Channel) -> None:
         self._fake = fake
-        self.stub = stub
+        self.channel = channel
+        self.stub = PricingServiceStub(channel)
 
     async def expire(self, quote: pb.Quote) -> None:
         self._fake.expire(quote.quote_id)
@@ -59,9 +63,10 @@ class FakeParty:
 class RealParty:
     """Pricing as its process wires it, with a clock of the test's."""
 
-    def __init__(self, clock: Clock, stub: PricingServiceStub) -> None:
+    def __init__(self, clock: Clock, channel: grpc.aio.Channel) -> None:
         self._clock = clock
-        self.stub = stub
+        self.channel = channel
+        self.stub = PricingServiceStub(channel)
 
     async def expire(self, quote: pb.Quote) -> None:
         self._clock.forward(instant(quote.expire_time) - self._clock() + timedelta(minutes=1))
@@ -76,7 +81,7 @@ async def fake_pricing(_folder: Path) -> AsyncIterator[PricingParty]:
     fake = FakePricing()  # type: ignore[abstract]  # it says UNIMPLEMENTED
     add = partial(add_PricingServiceServicer_to_server, fake)
     async with serving(add, status_codes=faults.STATUS_CODES, service="pricing") as channel:
-        yield FakeParty(fake, PricingServiceStub(channel))
+        yield FakeParty(fake, channel)
 
 
 @asynccontextmanager
@@ -91,4 +96,4 @@ async def real_pricing(folder: Path) -> AsyncIterator[PricingParty]:
         servicer = PricingServicer(Pricing(SqlStore(db), clock), feed)
         add = partial(add_PricingServiceServicer_to_server, servicer)
         async with serving(add, status_codes=STATUS_CODES, service="pricing") as channel:
-            yield RealParty(clock, PricingServiceStub(channel))
+            yield RealParty(clock, channel)
