@@ -197,7 +197,10 @@ class Call:
         status = answer.status
         self._ended(status.code.name, status.reason)
         trailers: Metadata = (*answer.trailers, *self._pipeline.trailer)
-        await self.peer.abort(status.code, status.message, trailers)
+        try:
+            await self.peer.abort(status.code, status.message, trailers)
+        except aio.InternalError:  # the client left before it could be told
+            raise asyncio.CancelledError from None
 
     def _answer(self, error: BaseException) -> Answer | None:
         """What to say; None when it has been said already, or nobody is there to hear it."""

@@ -136,7 +136,9 @@ async def test_a_reader_that_only_pauses_is_not_cut() -> None:
     assert open_still
 
 
-async def test_a_reader_that_is_cut_and_leaves_is_forgotten() -> None:
+async def test_a_reader_that_is_cut_and_leaves_is_forgotten(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """The connection that ends under an unread status is no error, and nothing is left of it."""
     endless = Endless(1_000)
     async with (
@@ -152,6 +154,7 @@ async def test_a_reader_that_is_cut_and_leaves_is_forgotten() -> None:
             await asyncio.sleep(0.005)
 
     assert server.in_flight == 0
+    assert caplog.messages == []
 
 
 async def test_a_client_of_grpc_that_reads_on_is_told() -> None:
