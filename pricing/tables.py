@@ -17,13 +17,10 @@ from eventstream import InboxTables, LeaseTable, Outbox, UtcDateTime
 
 metadata = MetaData()
 
-# what snapshots go through by: ordered by its bytes on every database, whatever its locale
-flight_key = String().with_variant(String(collation="C"), "postgresql")
-
 flights = Table(
     "flight",
     metadata,
-    Column("flight_id", flight_key, primary_key=True),
+    Column("flight_id", String, primary_key=True),
     Column("version", BigInteger, nullable=False),
     Column("schedule_version", BigInteger, nullable=False),
     Column("carrier", String, nullable=False),

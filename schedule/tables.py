@@ -1,8 +1,7 @@
 """The tables of schedule's database, and its outbox.
 
 `flight.event` is the flight's newest event as it was published: what a snapshot of the stream
-sends. It is written by the statement that changes the row. What snapshots and pages go through by
-is ordered by its bytes on every database, whatever the order of its locale.
+sends. It is written by the statement that changes the row.
 """
 
 from sqlalchemy import (
@@ -26,12 +25,10 @@ from schedule.domain import HoldState
 
 metadata = MetaData()
 
-flight_key = String(20).with_variant(String(20, collation="C"), "postgresql")
-
 flight = Table(
     "flight",
     metadata,
-    Column("flight_id", flight_key, primary_key=True),
+    Column("flight_id", String(20), primary_key=True),
     Column("version", BigInteger, nullable=False),
     Column("revision", BigInteger, nullable=False),
     Column("carrier", String(2), nullable=False),
@@ -67,7 +64,7 @@ flight_cabin = Table(
     metadata,
     Column(
         "flight_id",
-        flight_key,
+        String(20),
         ForeignKey("flight.flight_id", ondelete="CASCADE"),
         primary_key=True,
     ),
@@ -102,7 +99,7 @@ hold_segment = Table(
         primary_key=True,
     ),
     Column("position", SmallInteger, primary_key=True),
-    Column("flight_id", flight_key, nullable=False),  # no foreign key: past flights leave
+    Column("flight_id", String(20), nullable=False),  # no foreign key: past flights leave
     Column("cabin", SmallInteger, nullable=False),
     Column("seats", SmallInteger, nullable=False),
     sqlite_with_rowid=False,

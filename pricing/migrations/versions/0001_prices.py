@@ -8,8 +8,6 @@ from eventstream import UtcDateTime, schema
 revision = "0001"
 down_revision = None
 
-flight_key = sa.String().with_variant(sa.String(collation="C"), "postgresql")
-
 
 def upgrade() -> None:
     """Create everything."""
@@ -41,7 +39,7 @@ def downgrade() -> None:
 def _create_flights() -> None:
     op.create_table(
         "flight",
-        sa.Column("flight_id", flight_key, primary_key=True),
+        sa.Column("flight_id", sa.String, primary_key=True),
         sa.Column("version", sa.BigInteger, nullable=False),
         sa.Column("schedule_version", sa.BigInteger, nullable=False),
         sa.Column("carrier", sa.String, nullable=False),

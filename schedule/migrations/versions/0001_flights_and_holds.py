@@ -8,8 +8,6 @@ from eventstream import UtcDateTime, schema
 revision = "0001"
 down_revision = None
 
-flight_key = sa.String(20).with_variant(sa.String(20, collation="C"), "postgresql")
-
 
 def upgrade() -> None:
     """Create everything."""
@@ -36,7 +34,7 @@ def flights() -> None:
     """Create the tables of flights."""
     op.create_table(
         "flight",
-        sa.Column("flight_id", flight_key, primary_key=True),
+        sa.Column("flight_id", sa.String(20), primary_key=True),
         sa.Column("version", sa.BigInteger, nullable=False),
         sa.Column("revision", sa.BigInteger, nullable=False),
         sa.Column("carrier", sa.String(2), nullable=False),
@@ -63,7 +61,7 @@ def flights() -> None:
     flight_id = sa.ForeignKey("flight.flight_id", ondelete="CASCADE")
     op.create_table(
         "flight_cabin",
-        sa.Column("flight_id", flight_key, flight_id, primary_key=True),
+        sa.Column("flight_id", sa.String(20), flight_id, primary_key=True),
         sa.Column("cabin", sa.SmallInteger, primary_key=True),
         sa.Column("capacity", sa.Integer, nullable=False),
         sa.Column("held", sa.Integer, nullable=False),
@@ -93,7 +91,7 @@ def holds() -> None:
         "hold_segment",
         sa.Column("booking_id", sa.String(64), booking_id, primary_key=True),
         sa.Column("position", sa.SmallInteger, primary_key=True),
-        sa.Column("flight_id", flight_key, nullable=False),
+        sa.Column("flight_id", sa.String(20), nullable=False),
         sa.Column("cabin", sa.SmallInteger, nullable=False),
         sa.Column("seats", sa.SmallInteger, nullable=False),
         sqlite_with_rowid=False,

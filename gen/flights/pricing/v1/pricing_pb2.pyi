@@ -354,7 +354,9 @@ class RedeemQuoteRequest(_message.Message):
     """Epoch of the saga that asks."""
     @_builtins.property
     def accept_time(self) -> _timestamp_pb2.Timestamp:
-        """When the booking was accepted: the instant by which `expire_time` is judged."""
+        """When the booking was accepted: the instant by which `expire_time` is judged. From ten minutes
+        after `expire_time` on, by pricing's clock, a first redemption is refused whatever this says.
+        """
 
     def __init__(
         self,

@@ -107,8 +107,8 @@ class PricingServiceServicer:
     def RedeemQuote(self, request, context):
         """Binds a quote to one booking. Repeating it for the same booking returns the first answer.
         NOT_FOUND (QUOTE_NOT_FOUND), FAILED_PRECONDITION (QUOTE_EXPIRED, with `fresh_quote_id` in the
-        ErrorInfo's metadata where a new quote could be made; QUOTE_REDEEMED; QUOTE_RELEASED;
-        STALE_EPOCH).
+        ErrorInfo's metadata where a new quote could be made, else with the reason why not in
+        `fresh_quote_refused`; QUOTE_REDEEMED; QUOTE_RELEASED; STALE_EPOCH).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -33,8 +33,8 @@ class PricingServiceStub:
     RedeemQuote: _aio.UnaryUnaryMultiCallable[_pricing_pb2.RedeemQuoteRequest, _pricing_pb2.RedeemQuoteResponse]
     """Binds a quote to one booking. Repeating it for the same booking returns the first answer.
     NOT_FOUND (QUOTE_NOT_FOUND), FAILED_PRECONDITION (QUOTE_EXPIRED, with `fresh_quote_id` in the
-    ErrorInfo's metadata where a new quote could be made; QUOTE_REDEEMED; QUOTE_RELEASED;
-    STALE_EPOCH).
+    ErrorInfo's metadata where a new quote could be made, else with the reason why not in
+    `fresh_quote_refused`; QUOTE_REDEEMED; QUOTE_RELEASED; STALE_EPOCH).
     """
     ReleaseQuote: _aio.UnaryUnaryMultiCallable[_pricing_pb2.ReleaseQuoteRequest, _pricing_pb2.ReleaseQuoteResponse]
     """Undoes the redemption by this booking. Leaves a tombstone even where it had not redeemed: a
@@ -93,8 +93,8 @@ class PricingServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_pricing_pb2.RedeemQuoteResponse]:
         """Binds a quote to one booking. Repeating it for the same booking returns the first answer.
         NOT_FOUND (QUOTE_NOT_FOUND), FAILED_PRECONDITION (QUOTE_EXPIRED, with `fresh_quote_id` in the
-        ErrorInfo's metadata where a new quote could be made; QUOTE_REDEEMED; QUOTE_RELEASED;
-        STALE_EPOCH).
+        ErrorInfo's metadata where a new quote could be made, else with the reason why not in
+        `fresh_quote_refused`; QUOTE_REDEEMED; QUOTE_RELEASED; STALE_EPOCH).
         """
 
     @_abc_1.abstractmethod
