@@ -99,3 +99,14 @@ async def leave_dead_letter(url: str, letters: Table, flight: Flight) -> None:
 
     async with Database.open(url) as db:
         await db.write(unit)
+
+
+async def put_off_sagas(url: str, sagas: Table) -> None:
+    """Let sagas that wait for an attempt wait for a day; returns when there was one."""
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    waiting = sagas.c.due_time.is_not(None), sagas.c.owner == ""
+    put_off = update(sagas).where(*waiting).values(due_time=tomorrow)
+    async with Database.open(url) as db:
+        seen = db.version
+        while not await db.write(lambda connection: connection.execute(put_off).rowcount):
+            seen = await db.changed(seen)

@@ -19,7 +19,12 @@ from flights.booking.v1 import booking_pb2
 from schedule.domain import Flight
 from tests.chaos.customer import Customer, RefusedError
 from tests.chaos.launch import Pace
-from tests.chaos.operations import Operator, leave_dead_letter, move_to_another_epoch
+from tests.chaos.operations import (
+    Operator,
+    leave_dead_letter,
+    move_to_another_epoch,
+    put_off_sagas,
+)
 from tests.chaos.processes import Process
 from tests.chaos.timetable import SEATS
 from tests.chaos.world import World
@@ -137,6 +142,16 @@ async def owner_away(scene: Scene) -> None:
     await made
 
 
+async def clock_set_back(scene: Scene) -> None:
+    """The clock is set back while a booking waits for schedule: it seems to wait for a day."""
+    quote = await scene.customer.quote([scene.flight()])
+    async with away(scene.world, "schedule"):
+        made = asyncio.create_task(scene.customer.book(quote))
+        await put_off_sagas(scene.world.urls["booking"], booking.tables.sagas)
+        await scene.victim.gone()
+    await made
+
+
 async def given_up(scene: Scene) -> None:
     """Schedule is away for longer than the booking has patience."""
     await owner_away(scene)
@@ -222,6 +237,7 @@ SCENARIOS: Final[Mapping[str, tuple[Scenario, ...]]] = {
     "booking.claim": _AWAY,
     "booking.hand_back": _STOPPED,
     "booking.postpone": _AWAY,
+    "booking.recall": (Scenario(play=clock_set_back),),
     "booking.record_confirmed": _CONFIRMED,
     "booking.record_held": _CONFIRMED,
     "booking.record_redeemed": _CONFIRMED,
