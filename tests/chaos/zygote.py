@@ -12,12 +12,14 @@ other. No child outlives it, and it does not outlive whoever reads its lines.
 import ctypes
 import functools
 import gc
+import importlib
 import json
 import os
 import selectors
 import signal
 import socket
 import sys
+import traceback
 from pathlib import Path
 from typing import Any, Final, Never
 
@@ -28,6 +30,16 @@ from tests.chaos.launch import Launch
 _PR_SET_PDEATHSIG: Final = 1
 _OURS: Final = ("MESH_", "DATABASE_", "CONSUL_", "GRPC_")
 _WATCHED: Final = os.WNOHANG | os.WUNTRACED | os.WCONTINUED
+
+LATER: Final = (
+    "alembic.command",
+    "alembic.config",
+    "alembic.context",
+    "eventstream.postgres",
+    "eventstream.schema",
+    "psycopg",
+)
+"""What services import only where they need it: most children do."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -113,7 +125,10 @@ def _be(number: int, launch: Launch, parent: int) -> Never:
         status = 0
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else 1
+    except BaseException:  # noqa: BLE001 - told as the interpreter would
+        traceback.print_exc()
     finally:
+        sys.stderr.flush()
         os._exit(status)  # whatever else: nothing of the zygote must run here
 
 
@@ -128,6 +143,8 @@ def main() -> None:
     """Entry point."""
     for name in [name for name in os.environ if name.startswith(_OURS)]:
         del os.environ[name]
+    for name in LATER:
+        importlib.import_module(name)
     if len(list(Path("/proc/self/task").iterdir())) != 1:
         sys.exit("something that was imported has started a thread: forks would lack it")
     gc.freeze()
