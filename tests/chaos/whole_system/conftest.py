@@ -1,4 +1,7 @@
-from collections.abc import AsyncIterator
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -10,11 +13,23 @@ from tests.databases import ENGINES
 _ENGINES: Final = ENGINES if LONG else ("sqlite",)
 
 
+@pytest.fixture(scope="package")
+def folder(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A folder that is kept where a row fails: databases, history and logs are the evidence.
+
+    Not one of pytest's: those are closed to PostgreSQL's user whenever another run begins.
+    """
+    made = Path(tempfile.mkdtemp(prefix="flightmesh-"))
+    failed = request.session.testsfailed
+    yield made
+    if request.session.testsfailed == failed:
+        shutil.rmtree(made)
+
+
 @pytest.fixture(scope="package", params=_ENGINES)
-async def system(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[WholeSystem]:
+async def system(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator[WholeSystem]:
     """One system for all rows: what one leaves behind, the next one is judged by too."""
-    folder = tmp_path_factory.mktemp(request.param)
-    async with whole_system(folder, request.param) as started:
+    own = folder / request.param
+    own.mkdir()
+    async with whole_system(own, request.param) as started:
         yield started
