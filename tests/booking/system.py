@@ -1,6 +1,7 @@
 """Booking instances over one database, with the fakes of pricing and schedule, on real HTTP/2."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -96,8 +97,8 @@ class System:
         self._schedule_channel, self._pricing_channel = channels
         self._issuer = LocalIssuer(folder)
         self._tokens = TokenVerifier(DEFAULT_ISSUER, DEFAULT_AUDIENCE, folder / "jwks.json")
-        self._instances: list[Instance] = []
-        self._requests = 0
+        self.instances: list[Instance] = []
+        self._numbers = itertools.count(1)
 
     async def start(
         self,
@@ -109,7 +110,7 @@ class System:
         follows: bool = False,
     ) -> Instance:
         """One more instance over the same database; it may follow schedule's stream."""
-        name = f"booking-{len(self._instances)}"
+        name = f"booking-{len(self.instances)}"
         async with AsyncExitStack() as stack:
             db = await stack.enter_async_context(
                 Database.open(self.database, migrations="booking:migrations")
@@ -150,7 +151,7 @@ class System:
                 stub=BookingServiceStub(channel),
                 _stack=stack.pop_all(),
             )
-        self._instances.append(instance)
+        self.instances.append(instance)
         return instance
 
     def _timed_work(
@@ -164,13 +165,13 @@ class System:
     @property
     def newest(self) -> Instance:
         """The instance that was started last."""
-        return self._instances[-1]
+        return self.instances[-1]
 
     async def close(self) -> None:
         """End every instance."""
         self.schedule.faults.heal()
         self.pricing.faults.heal()
-        for instance in self._instances:
+        for instance in self.instances:
             await instance.close()
 
     def user(self, subject: str = "ann", role: str = "customer") -> list[tuple[str, str]]:
@@ -179,10 +180,9 @@ class System:
 
     async def quote(self, passengers: int = 2, flights: Sequence[str] = FLIGHTS[:2]) -> str:
         """The id of a new quote for these flights."""
-        self._requests += 1
         response = await PricingServiceStub(self._pricing_channel).CreateQuote(
             pricing_pb2.CreateQuoteRequest(
-                request_id=f"quote-{self._requests}-of-a-traveller",
+                request_id=f"quote-{next(self._numbers)}-of-a-traveller",
                 passengers=passengers,
                 segments=[
                     pricing_pb2.QuoteSegment(flight_id=flight, cabin=CABIN_ECONOMY)
@@ -198,7 +198,7 @@ class System:
         """A request for a new quote, with a request id of its own."""
         quote_id = await self.quote(passengers, flights)
         return pb.CreateBookingRequest(
-            request_id=request_id or f"booking-{self._requests}",
+            request_id=request_id or f"booking-{next(self._numbers)}",
             quote_id=quote_id,
             passengers=[
                 pb.Passenger(given_name=name, family_name="Lee")
