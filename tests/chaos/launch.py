@@ -17,7 +17,7 @@ class Pace:
     lease: float = 1.0
     patience: float = 20.0
     hold: float = 600.0
-    takeover: float = 0.6
+    takeover: float = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
