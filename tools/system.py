@@ -38,7 +38,7 @@ from tools.programs import (
 )
 from tools.supervision import Supervisor, fail_if_given_up, until
 
-READY_WITHIN = 180.0  # seconds; a first start loads the timetable
+READY_WITHIN = 300.0  # seconds; a first start loads the timetable
 
 
 def up(settings: Settings, database: str | None) -> None:

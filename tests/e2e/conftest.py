@@ -5,7 +5,9 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -14,6 +16,8 @@ from consulmesh.testing.ports import free_port
 from consulmesh.users import LocalIssuer
 from tools.binaries import ROOT
 from tools.programs import Ports, Settings
+
+THEIRS: Final = {"CONSUL_HTTP_ADDR", "DATABASE_URL"}  # the user's, not for a system of the tests
 
 
 def command(settings: Settings, *words: str) -> list[str]:
@@ -29,7 +33,7 @@ def command(settings: Settings, *words: str) -> list[str]:
 
 def run(settings: Settings, *words: str) -> subprocess.CompletedProcess[str]:
     """Run one of the Makefile's commands on this system."""
-    environment = {k: v for k, v in os.environ.items() if k != "CONSUL_HTTP_ADDR"}
+    environment = {k: v for k, v in os.environ.items() if k not in THEIRS}
     return subprocess.run(
         command(settings, *words),
         cwd=ROOT,
@@ -40,9 +44,9 @@ def run(settings: Settings, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.fixture(scope="package")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """A system with two instances of each service; its end is part of the test run."""
+@contextmanager
+def started(folder: Path, *words: str) -> Iterator[Settings]:
+    """A system of its own that was brought up so, for the block."""
     ports = Ports(
         gateway=free_port(),
         consul=free_port(),
@@ -50,13 +54,20 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
         consul_server=free_port(),
         consul_serf=free_port(),
     )
-    settings = Settings(run=tmp_path_factory.mktemp("system"), ports=ports)
+    settings = Settings(run=folder, ports=ports)
     try:
-        up = run(settings, "up", "--replicas", "2")
+        up = run(settings, "up", *words)
         assert up.returncode == 0, up.stdout + up.stderr + last_words(settings.logs)
         yield settings
     finally:
         run(settings, "down")
+
+
+@pytest.fixture(scope="package")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """A system with two instances of each service; its end is part of the test run."""
+    with started(tmp_path_factory.mktemp("system"), "--replicas", "2") as settings:
+        yield settings
 
 
 def last_words(logs: Path) -> str:
