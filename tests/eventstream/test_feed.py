@@ -3,7 +3,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection
@@ -25,9 +24,9 @@ SNAPSHOT = [PHASE_SNAPSHOT_STARTED, PHASE_SNAPSHOT, PHASE_SNAPSHOT_COMPLETED]
 
 
 @pytest.fixture
-async def db(tmp_path: Path) -> AsyncIterator[Database]:
+async def db(database_url: str) -> AsyncIterator[Database]:
     """Return a database without flights."""
-    async with mirror.source(f"sqlite:///{tmp_path}/source.db") as source:
+    async with mirror.source(database_url) as source:
         yield source
 
 
@@ -227,10 +226,10 @@ async def test_a_slow_reader_holds_up_nobody(db: Database) -> None:
     assert len(resumed.events) == 500
 
 
-async def test_a_stream_ends_when_the_database_closes(tmp_path: Path) -> None:
+async def test_a_stream_ends_when_the_database_closes(database_url: str) -> None:
     """A reader of a process that drains is told, not left waiting."""
     async with (
-        mirror.source(f"sqlite:///{tmp_path}/closing.db") as db,
+        mirror.source(database_url) as db,
         aclosing(mirror.feed(db).watch(None)) as stream,
     ):
         for _ in range(3):

@@ -1,11 +1,10 @@
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from prometheus_client import REGISTRY
 from sqlalchemy import Connection, delete, select, text, update
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from eventstream import Database, PositionMovedError, SqlInbox
 from eventstream.dead_letters import Retried
@@ -19,9 +18,9 @@ BROKEN = -1
 
 
 @pytest.fixture
-async def db(tmp_path: Path) -> AsyncIterator[Database]:
+async def db(database_url: str) -> AsyncIterator[Database]:
     """Return a database without copies."""
-    async with mirror.copy(f"sqlite:///{tmp_path}/copy.db") as copy:
+    async with mirror.copy(database_url) as copy:
         yield copy
 
 
@@ -269,7 +268,7 @@ async def test_a_failing_database_is_no_poison(db: Database) -> None:
 
     inbox = mirror.inbox(db, apply_many=broken)
     await inbox.position()
-    with pytest.raises(OperationalError, match="missing"):
+    with pytest.raises(DBAPIError, match="missing"):
         await inbox.apply([changed("a", 1, 10)], at(1))
 
     assert await inbox.position() is None

@@ -2,7 +2,6 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import pytest
 from prometheus_client import REGISTRY
@@ -19,9 +18,9 @@ SHORT = timedelta(milliseconds=10)
 
 
 @pytest.fixture
-async def db(tmp_path: Path) -> AsyncIterator[Database]:
+async def db(database_url: str) -> AsyncIterator[Database]:
     """Return a database without copies."""
-    async with mirror.copy(f"sqlite:///{tmp_path}/copy.db") as copy:
+    async with mirror.copy(database_url) as copy:
         yield copy
 
 
