@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, bindparam, delete, select, update
 
 from booking.domain import Booking, Status
 from booking.rows import load_bookings, update_booking
@@ -23,6 +23,12 @@ from eventstream import insert_into
 AFFECTED_AT_A_TIME: Final = 50
 
 _flight = cancelled_flights.c
+_ANY_CANCELLED = (
+    select(_flight.flight_id)
+    .where(_flight.flight_id.in_(bindparam("ids", expanding=True)))
+    .limit(1)
+)
+_PENDING = select(_flight.flight_id).where(_flight.pending).limit(1)
 
 
 def note(connection: Connection, flights: Sequence[tuple[str, datetime]]) -> None:
@@ -66,16 +72,14 @@ def forget(connection: Connection, before: datetime) -> int:
 def affect_if_cancelled(connection: Connection, booking: Booking) -> Booking:
     """The booking that was confirmed just now, or its next version where a flight is cancelled."""
     ids = [segment.flight_id for segment in booking.segments]
-    cancelled = select(_flight.flight_id).where(_flight.flight_id.in_(ids)).limit(1)
-    if connection.execute(cancelled).first() is None:
+    if connection.execute(_ANY_CANCELLED, {"ids": ids}).first() is None:
         return booking
     return _affect(connection, booking, booking.update_time)
 
 
 def pending_flight(connection: Connection) -> str | None:
     """A cancelled flight some of whose bookings may not be marked yet."""
-    pending = select(_flight.flight_id).where(_flight.pending).limit(1)
-    return connection.execute(pending).scalar()
+    return connection.execute(_PENDING).scalar()
 
 
 def affect(connection: Connection, flight_id: str, now: datetime) -> int:

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 import structlog
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, bindparam, func, select
 
 from booking.domain import Booking
 from booking.tables import outbox
@@ -17,6 +17,9 @@ _log = structlog.get_logger()
 
 _LINGER = timedelta(milliseconds=10)  # between two looks: a busy database commits all the time
 _PAUSE = timedelta(seconds=1)  # after a failed look
+
+_event = outbox.events.c
+_AFTER = select(_event.seq, _event.key).where(_event.seq > bindparam("position"))
 
 
 class News:
@@ -103,6 +106,5 @@ def _end(connection: Connection) -> int:
 
 
 def _after(connection: Connection, position: int) -> tuple[int, set[str]]:
-    event = outbox.events.c
-    rows = connection.execute(select(event.seq, event.key).where(event.seq > position)).all()
+    rows = connection.execute(_AFTER, {"position": position}).all()
     return max((row.seq for row in rows), default=position), {row.key for row in rows}

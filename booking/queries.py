@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Connection, and_, func, select, tuple_
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, func, select, tuple_
 
 from booking.domain import Booking, RequestKey, Step, UnfinishedSaga, User
 from booking.messages import event_message
@@ -11,6 +11,18 @@ from booking.rows import load_bookings
 from booking.service import Position
 from booking.tables import bookings, idempotency_keys, sagas
 from flights.booking.v1 import booking_pb2 as pb
+
+_KEY = idempotency_keys.c
+_REQUESTED = (
+    select(bookings, _KEY.content_hash)
+    .join(idempotency_keys)
+    .where(
+        _KEY.issuer == bindparam("issuer"),
+        _KEY.subject == bindparam("subject"),
+        _KEY.operation == bindparam("operation"),
+        _KEY.request_id == bindparam("request_id"),
+    )
+)
 
 
 def find(connection: Connection, user: User, booking_id: str) -> Booking | None:
@@ -22,16 +34,13 @@ def find(connection: Connection, user: User, booking_id: str) -> Booking | None:
 
 def requested(connection: Connection, key: RequestKey) -> Booking | None:
     """The booking that this key made; `RequestIdReused` if it was used for other content."""
-    keys = idempotency_keys.c
-    query = select(bookings, keys.content_hash).join(idempotency_keys)
-    found = connection.execute(
-        query.where(
-            keys.issuer == key.user.issuer,
-            keys.subject == key.user.subject,
-            keys.operation == key.operation,
-            keys.request_id == key.request_id,
-        )
-    ).all()
+    scope = {
+        "issuer": key.user.issuer,
+        "subject": key.user.subject,
+        "operation": key.operation,
+        "request_id": key.request_id,
+    }
+    found = connection.execute(_REQUESTED, scope).all()
     if not found:
         return None
     key.check(found[0].content_hash)

@@ -1,11 +1,14 @@
-"""Bookings and sagas as rows: how they are read and written on one connection."""
+"""Bookings and sagas as rows: how they are read and written on one connection.
+
+Statements are built once, with parameters: to build one costs SQLAlchemy more than to run it.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, insert, select, update
+from sqlalchemy import BindParameter, Connection, Row, Select, bindparam, insert, select, update
 
 from booking.domain import (
     Booking,
@@ -22,22 +25,39 @@ from booking.domain import (
 from booking.messages import event_message
 from booking.tables import bookings, contacts, outbox, passengers, segments
 
+_INSERT_BOOKING = insert(bookings)
+_INSERT_PASSENGERS = insert(passengers)
+_INSERT_CONTACT = insert(contacts)
+_INSERT_SEGMENTS = insert(segments)
+_UPDATE_BOOKING = update(bookings).where(
+    bookings.c.booking_id == bindparam("this"),
+    bookings.c.version == bindparam("version_before"),
+)
+_IDS: BindParameter[Sequence[str]] = bindparam("ids", expanding=True)
+_BOOKINGS = select(bookings).where(bookings.c.booking_id.in_(_IDS))
+_CONTACTS = select(contacts).where(contacts.c.booking_id.in_(_IDS))
+_PASSENGERS, _SEGMENTS = (
+    select(table).where(table.c.booking_id.in_(_IDS)).order_by(table.c.position)
+    for table in (passengers, segments)
+)
+
 
 def insert_booking(connection: Connection, booking: Booking) -> None:
     """Store a new booking and tell of it."""
     connection.execute(
-        insert(bookings).values(
-            booking_id=booking.booking_id,
-            reference=booking.reference,
-            issuer=booking.user.issuer,
-            subject=booking.user.subject,
-            quote_id=booking.quote_id,
-            create_time=booking.create_time,
+        _INSERT_BOOKING,
+        {
+            "booking_id": booking.booking_id,
+            "reference": booking.reference,
+            "issuer": booking.user.issuer,
+            "subject": booking.user.subject,
+            "quote_id": booking.quote_id,
+            "create_time": booking.create_time,
             **_changing(booking),
-        )
+        },
     )
     connection.execute(
-        insert(passengers),
+        _INSERT_PASSENGERS,
         [
             {
                 "booking_id": booking.booking_id,
@@ -48,22 +68,19 @@ def insert_booking(connection: Connection, booking: Booking) -> None:
             for position, one in enumerate(booking.passengers)
         ],
     )
-    connection.execute(insert(contacts).values(booking_id=booking.booking_id, email=booking.email))
+    contact = {"booking_id": booking.booking_id, "email": booking.email}
+    connection.execute(_INSERT_CONTACT, contact)
     _tell(connection, booking)
 
 
 def update_booking(connection: Connection, before: Booking, after: Booking) -> None:
     """Store the next version of a booking and tell of it."""
-    changed = connection.execute(
-        update(bookings)
-        .where(bookings.c.booking_id == after.booking_id, bookings.c.version == before.version)
-        .values(**_changing(after))
-    )
-    if changed.rowcount != 1:
+    this = {"this": after.booking_id, "version_before": before.version}
+    if connection.execute(_UPDATE_BOOKING, this | _changing(after)).rowcount != 1:
         raise IllegalTransition("the booking has changed without its saga")
     if after.segments != before.segments:
         connection.execute(
-            insert(segments),
+            _INSERT_SEGMENTS,
             [
                 {
                     "booking_id": after.booking_id,
@@ -80,14 +97,11 @@ def update_booking(connection: Connection, before: Booking, after: Booking) -> N
 
 
 def load_bookings(connection: Connection, found: Sequence[Row[Any]]) -> list[Booking]:
-    """The bookings of rows of the table `bookings`, in their order."""
+    """The bookings of rows of the table `booking`, in their order."""
     ids = [row.booking_id for row in found]
-    parties = _children(connection, passengers, ids)
-    flights = _children(connection, segments, ids)
-    emails = {
-        row.booking_id: row.email
-        for row in connection.execute(select(contacts).where(contacts.c.booking_id.in_(ids)))
-    }
+    parties = _children(connection, _PASSENGERS, ids)
+    flights = _children(connection, _SEGMENTS, ids)
+    emails = {row.booking_id: row.email for row in connection.execute(_CONTACTS, {"ids": ids})}
     return [
         _booking(row, parties[row.booking_id], flights[row.booking_id], emails[row.booking_id])
         for row in found
@@ -97,7 +111,7 @@ def load_bookings(connection: Connection, found: Sequence[Row[Any]]) -> list[Boo
 def load_sagas(connection: Connection, found: Sequence[Row[Any]]) -> list[Saga]:
     """The sagas of rows of the table `saga`, each with its booking, in their order."""
     ids = [row.booking_id for row in found]
-    rows = connection.execute(select(bookings).where(bookings.c.booking_id.in_(ids))).all()
+    rows = connection.execute(_BOOKINGS, {"ids": ids}).all()
     by_id = {one.booking_id: one for one in load_bookings(connection, rows)}
     return [
         Saga(
@@ -157,11 +171,10 @@ def _rejection(row: Row[Any]) -> Rejection | None:
 
 
 def _children(
-    connection: Connection, table: Table, ids: Sequence[str]
+    connection: Connection, query: Select[Any], ids: Sequence[str]
 ) -> defaultdict[str, list[Row[Any]]]:
-    query = select(table).where(table.c.booking_id.in_(ids)).order_by(table.c.position)
     children = defaultdict[str, list[Row[Any]]](list)
-    for row in connection.execute(query):
+    for row in connection.execute(query, {"ids": ids}):
         children[row.booking_id].append(row)
     return children
 

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
-    and_,
     bindparam,
     func,
     insert,
@@ -46,6 +45,19 @@ from eventstream import Database
 
 _NOBODY = ""
 _STRAYS_AT_A_TIME = 500
+
+_INSERT_SAGA = insert(sagas)
+_INSERT_KEY = insert(idempotency_keys)
+_MOVE = update(sagas).where(
+    sagas.c.booking_id == bindparam("this"),
+    sagas.c.epoch == bindparam("epoch_before"),
+    sagas.c.owner == bindparam("owner_before"),
+    sagas.c.step == bindparam("step_before"),
+)
+_RECALL = update(sagas).where(
+    sagas.c.booking_id == bindparam("this"), sagas.c.due_time == bindparam("due_before")
+)
+_EARLIEST = select(func.min(sagas.c.due_time))
 
 
 class BookingStore:
@@ -109,18 +121,14 @@ class BookingStore:
         What is stored may be more: the booking is affected if one of its flights was cancelled.
         """
         finished = after.step is Step.FINISHED
-        statement = (
-            update(sagas)
-            .where(_unmoved(before))
-            .values(
-                owner=_NOBODY if finished else after.owner,
-                due_time=None if finished else due,
-                **saga_columns(after),
-            )
-        )
+        row = {
+            "owner": _NOBODY if finished else after.owner,
+            "due_time": None if finished else due,
+            **saga_columns(after),
+        }
 
         def unit(connection: Connection) -> Saga | None:
-            if connection.execute(statement).rowcount != 1:
+            if not _move(connection, before, row):
                 return None
             if after.booking is before.booking:
                 return after
@@ -136,19 +144,19 @@ class BookingStore:
 
     async def postpone(self, saga: Saga, error: str, due: datetime) -> bool:
         """Count an unanswered attempt and let go of the saga until it is due."""
-        statement = (
-            update(sagas)
-            .where(_unmoved(saga))
-            .values(owner=_NOBODY, due_time=due, attempts=saga.attempts + 1, last_error=error)
-        )
+        row = {
+            "owner": _NOBODY,
+            "due_time": due,
+            "attempts": saga.attempts + 1,
+            "last_error": error,
+        }
         return await self._db.write(
-            lambda connection: connection.execute(statement).rowcount == 1, step=steps.POSTPONE
+            lambda connection: _move(connection, saga, row), step=steps.POSTPONE
         )
 
     async def next_due(self, now: datetime) -> datetime | None:
         """When the next saga is due: `now` where one is already."""
-        earliest = select(func.min(sagas.c.due_time))
-        due = await self._db.read(lambda connection: connection.execute(earliest).scalar())
+        due = await self._db.read(lambda connection: connection.execute(_EARLIEST).scalar())
         return None if due is None else max(due, now)
 
     async def claim(self, owner: str, now: datetime, due: datetime, limit: int) -> Sequence[Saga]:
@@ -159,8 +167,8 @@ class BookingStore:
             waiting = load_sagas(connection, connection.execute(query.limit(limit)).all())
             taken = [replace(saga, owner=owner, epoch=saga.epoch + 1) for saga in waiting]
             for before, after in zip(waiting, taken, strict=True):
-                own = {"owner": after.owner, "epoch": after.epoch, "due_time": due}
-                connection.execute(update(sagas).where(_unmoved(before)).values(**own))
+                row = {"owner": after.owner, "epoch": after.epoch, "due_time": due}
+                _move(connection, before, row)
             return taken
 
         return await self._db.write(unit, step=steps.CLAIM)
@@ -175,11 +183,9 @@ class BookingStore:
 
     async def recall(self, strays: AbstractSet[Stray], now: datetime) -> None:
         """Make sagas due that have not moved since they were read."""
-        unmoved = sagas.c.booking_id == bindparam("stray"), sagas.c.due_time == bindparam("seen")
-        statement = update(sagas).where(*unmoved).values(due_time=now)
-        rows = [{"stray": booking_id, "seen": due} for booking_id, due in strays]
+        rows = [{"this": id_, "due_before": due, "due_time": now} for id_, due in strays]
         await self._db.write(
-            lambda connection: connection.execute(statement, rows), step=steps.RECALL
+            lambda connection: connection.execute(_RECALL, rows), step=steps.RECALL
         )
 
     async def hand_back(self, owner: str, now: datetime) -> int:
@@ -205,13 +211,14 @@ def _begin(connection: Connection, saga: Saga, key: RequestKey, due: datetime) -
         booking = saga.booking
         insert_booking(connection, booking)
         connection.execute(
-            insert(sagas).values(
-                booking_id=booking.booking_id,
-                owner=saga.owner,
-                due_time=due,
-                start_time=booking.create_time,
+            _INSERT_SAGA,
+            {
+                "booking_id": booking.booking_id,
+                "owner": saga.owner,
+                "due_time": due,
+                "start_time": booking.create_time,
                 **saga_columns(saga),
-            )
+            },
         )
         _remember(connection, key, booking.booking_id, booking.create_time)
     return made
@@ -219,15 +226,16 @@ def _begin(connection: Connection, saga: Saga, key: RequestKey, due: datetime) -
 
 def _remember(connection: Connection, key: RequestKey, booking_id: str, now: datetime) -> None:
     connection.execute(
-        insert(idempotency_keys).values(
-            issuer=key.user.issuer,
-            subject=key.user.subject,
-            operation=key.operation,
-            request_id=key.request_id,
-            booking_id=booking_id,
-            content_hash=key.content_hash,
-            create_time=now,
-        )
+        _INSERT_KEY,
+        {
+            "issuer": key.user.issuer,
+            "subject": key.user.subject,
+            "operation": key.operation,
+            "request_id": key.request_id,
+            "booking_id": booking_id,
+            "content_hash": key.content_hash,
+            "create_time": now,
+        },
     )
 
 
@@ -237,20 +245,18 @@ def _cancel(
     query = select(sagas).where(sagas.c.booking_id == booking.booking_id)
     [before] = load_sagas(connection, connection.execute(query).all())
     after = before.cancelled(owner, now)
-    connection.execute(
-        update(sagas)
-        .where(sagas.c.booking_id == booking.booking_id)
-        .values(owner=owner, due_time=due, start_time=now, **saga_columns(after))
-    )
+    row = {"owner": owner, "due_time": due, "start_time": now, **saga_columns(after)}
+    _move(connection, before, row)
     update_booking(connection, before.booking, after.booking)
     return after
 
 
-def _unmoved(saga: Saga) -> ColumnElement[bool]:
-    """Whether the stored saga is still the one that was read: the compare of compare-and-set."""
-    return and_(
-        sagas.c.booking_id == saga.booking.booking_id,
-        sagas.c.epoch == saga.epoch,
-        sagas.c.owner == saga.owner,
-        sagas.c.step == saga.step.value,
-    )
+def _move(connection: Connection, before: Saga, row: dict[str, Any]) -> bool:
+    """Change the stored saga if it still is the one that was read: compare and set."""
+    read = {
+        "this": before.booking.booking_id,
+        "epoch_before": before.epoch,
+        "owner_before": before.owner,
+        "step_before": before.step.value,
+    }
+    return connection.execute(_MOVE, read | row).rowcount == 1
