@@ -24,8 +24,8 @@ from consulmesh.users import TokenVerifier
 from eventstream import Database
 from eventstream.metrics import GROUP_UNITS
 from schedule.domain import Cabin, Flight
-from schedule.timetable import Airports
-from schedule.window import DAYS, HOME, FlightsOf, replayed, window
+from schedule.timetable import Airports, window
+from schedule.window import DAYS, HOME, FlightsOf, replayed
 
 SERVICES: Final = ("schedule", "pricing", "booking")
 """In the order in which they can start: each waits for those before it."""

@@ -1,4 +1,4 @@
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 
 import grpc
@@ -58,7 +58,7 @@ def operator(issuer: LocalIssuer) -> tuple[tuple[str, str], ...]:
     return (("authorization", f"Bearer {issuer.token('ops', ['operator'])}"),)
 
 
-async def refused(call: grpc.aio.UnaryUnaryCall[pb.ListDeadLettersRequest, object]) -> Status:
+async def refused(call: Awaitable[object]) -> Status:
     """Return the status of a call that fails."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
@@ -69,7 +69,8 @@ async def test_letters_are_listed_page_by_page(
     stub: InboxServiceStub, operator: tuple[tuple[str, str], ...]
 ) -> None:
     """Of all sources in order, each once, with the event itself."""
-    pages, token = [], ""
+    pages: list[pb.ListDeadLettersResponse] = []
+    token = ""
     while token or not pages:
         request = pb.ListDeadLettersRequest(page_size=2, page_token=token)
         pages.append(await stub.ListDeadLetters(request, metadata=operator))
