@@ -1,0 +1,3 @@
+from tests.chaos.conftest import _figures
+
+__all__ = ["_figures"]
