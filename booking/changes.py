@@ -2,16 +2,18 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from typing import Any
 
 import structlog
-from sqlalchemy import Connection, bindparam, func, select
+from sqlalchemy import Connection, Row, bindparam, func, select
 
 from booking.domain import Booking
 from booking.tables import outbox
 from eventstream import Database, DatabaseClosedError, StorageUnavailableError
+from flights.booking.v1 import booking_pb2 as pb
 
 _log = structlog.get_logger()
 
@@ -19,7 +21,11 @@ _LINGER = timedelta(milliseconds=10)  # between two looks: a busy database commi
 _PAUSE = timedelta(seconds=1)  # after a failed look
 
 _event = outbox.events.c
-_AFTER = select(_event.seq, _event.key).where(_event.seq > bindparam("position"))
+_AFTER = (
+    select(_event.seq, _event.key, _event.payload)
+    .where(_event.seq > bindparam("position"))
+    .order_by(_event.seq)
+)
 
 
 class News:
@@ -29,10 +35,16 @@ class News:
         self._told = asyncio.Event()
         self._newest: Booking | None = None
 
-    def tell(self, booking: Booking | None) -> None:
-        """There is a new state: this one, or one that must be read."""
+    def tell(self, booking: Booking) -> None:
+        """There is a new state, this one."""
         self._newest = booking
         self._told.set()
+
+    def stir(self, version: int | None) -> None:
+        """There is a new state of this version, if that is known, which must be read."""
+        if version is None or self._newest is None or self._newest.version < version:
+            self._newest = None
+            self._told.set()
 
     async def next(self) -> Booking | None:
         """Wait for a new state; None where it must be read. It may be one that is known."""
@@ -42,7 +54,9 @@ class News:
 
 
 class Changes:
-    """Reads the booking outbox as it grows and wakes those who wait for one of its keys.
+    """Reads the booking outbox as others let it grow and wakes those who wait for one of its keys.
+
+    What this process stores it is told, and need not read.
 
     State: `_waiting`, whom to tell, by booking and in the order they came in.
     """
@@ -76,7 +90,7 @@ class Changes:
     async def _follow(self) -> None:
         position: int | None = None
         while True:
-            seen = self._db.version
+            seen = self._db.elsewhere
             try:
                 position = await self._look(position)
             except StorageUnavailableError as error:
@@ -84,27 +98,31 @@ class Changes:
                 await asyncio.sleep(_PAUSE.total_seconds())
                 continue
             await asyncio.sleep(_LINGER.total_seconds())
-            await self._db.changed(seen)
+            await self._db.changed_elsewhere(seen)
 
     async def _look(self, position: int | None) -> int:
         if position is None:  # unknown what has happened so far: everybody looks for themselves
             end = await self._db.read(_end)
-            self._stir(self._waiting)
+            self._stir(dict.fromkeys(self._waiting))
             return end
-        end, keys = await self._db.read(lambda connection: _after(connection, position))
-        self._stir([key for key in self._waiting if key in keys])
-        return end
+        rows = await self._db.read(lambda connection: _after(connection, position))
+        told = {row.key: row.payload for row in rows if row.key in self._waiting}
+        self._stir({key: _version(payload) for key, payload in told.items()})
+        return max((row.seq for row in rows), default=position)
 
-    def _stir(self, booking_ids: Iterable[str]) -> None:
-        for booking_id in booking_ids:
+    def _stir(self, versions: Mapping[str, int | None]) -> None:
+        for booking_id, version in versions.items():
             for news in self._waiting[booking_id]:
-                news.tell(None)
+                news.stir(version)
 
 
 def _end(connection: Connection) -> int:
     return connection.execute(select(func.max(outbox.events.c.seq))).scalar() or 0
 
 
-def _after(connection: Connection, position: int) -> tuple[int, set[str]]:
-    rows = connection.execute(_AFTER, {"position": position}).all()
-    return max((row.seq for row in rows), default=position), {row.key for row in rows}
+def _after(connection: Connection, position: int) -> Sequence[Row[Any, Any, Any]]:
+    return connection.execute(_AFTER, {"position": position}).all()
+
+
+def _version(payload: bytes) -> int:
+    return pb.BookingEvent.FromString(payload).booking_changed.version

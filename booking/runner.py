@@ -164,10 +164,13 @@ class SagaRunner:
         return booking
 
     async def _listen(self) -> None:
-        """Look again after commits of any process, not for each one of a busy database."""
-        seen = self._log.version
+        """Look again after commits of others, not for each one of a busy database.
+
+        What this process makes due it looks for at once.
+        """
+        seen = self._log.elsewhere
         while True:
-            seen = await self._log.changed(seen)
+            seen = await self._log.changed_elsewhere(seen)
             self._look.set()
             await asyncio.sleep(_LINGER.total_seconds())
 
@@ -185,6 +188,7 @@ class SagaRunner:
                 if still := seen & strays:
                     _log.warning("sagas_recalled", sagas=len(still))
                     await self._log.recall(still, self._clock())
+                    self._look.set()
                 seen = strays
             except StorageUnavailableError as error:
                 _log.warning("sagas_not_read", error=str(error))

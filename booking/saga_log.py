@@ -53,10 +53,10 @@ class SagaLog(Protocol):
         ...
 
     @property
-    def version(self) -> int:
-        """Grows with every commit that is known here."""
+    def elsewhere(self) -> int:
+        """Grows with every commit of another process that is known here."""
         ...
 
-    async def changed(self, seen: int) -> int:
-        """Wait for a version beyond `seen`: a commit of any process."""
+    async def changed_elsewhere(self, seen: int) -> int:
+        """Wait for such a commit: until `elsewhere` is beyond `seen`."""
         ...

@@ -113,7 +113,10 @@ class BookingStore:
             saga = _cancel(connection, booking, owner, now, due)
             return saga.booking, saga
 
-        return await self._db.write(unit, step=steps.CANCEL)
+        cancelled = await self._db.write(unit, step=steps.CANCEL)
+        if cancelled is not None:
+            self._changes.tell(cancelled[0])
+        return cancelled
 
     async def record(self, before: Saga, after: Saga, due: datetime) -> Saga | None:
         """Store the saga's new step and what it did to the booking; None when superseded.
@@ -196,13 +199,13 @@ class BookingStore:
         )
 
     @property
-    def version(self) -> int:
-        """Grows with every commit that is known here."""
-        return self._db.version
+    def elsewhere(self) -> int:
+        """Grows with every commit of another process that is known here."""
+        return self._db.elsewhere
 
-    async def changed(self, seen: int) -> int:
-        """Wait for a version beyond `seen`: a commit of any process."""
-        return await self._db.changed(seen)
+    async def changed_elsewhere(self, seen: int) -> int:
+        """Wait for such a commit: until `elsewhere` is beyond `seen`."""
+        return await self._db.changed_elsewhere(seen)
 
 
 def _begin(connection: Connection, saga: Saga, key: RequestKey, due: datetime) -> Booking | None:

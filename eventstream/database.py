@@ -29,20 +29,23 @@ class Database:
     Belongs to the event loop that opened it. Units and queries are plain functions of a SQLAlchemy
     connection; they run on a thread, and what they return must not refer to the connection.
 
-    State: `_version`, `_changed`, `_watchers` and `_closed`, all on the loop's thread.
+    State: `_version`, `_elsewhere`, `_changed`, `_heard`, `_watchers` and `_closed`, all on the
+    loop's thread.
     """
 
     def __init__(self, backend: Backend) -> None:
         self._version = 0
+        self._elsewhere = 0
         self._changed = asyncio.Event()
+        self._heard = asyncio.Event()
         self._watchers = 0
         self._closed = False
         loop = asyncio.get_running_loop()
         failpoint = Failpoint.from_env(os.environ)
-        self._writer = Writer(backend, loop, self._advance, failpoint)
+        self._writer = Writer(backend, loop, self._advance, self._hear, failpoint)
         self._reader = _Reader(backend)
         self._reading = ThreadPoolExecutor(1, "database-reader")
-        self._listening = loop.create_task(backend.listen(self._advance), name="database-listener")
+        self._listening = loop.create_task(backend.listen(self._hear), name="database-listener")
 
     @classmethod
     @asynccontextmanager
@@ -110,12 +113,29 @@ class Database:
                 await self._changed.wait()
         return self._version
 
+    @property
+    def elsewhere(self) -> int:
+        """A number that grows with every commit of another process that this one knows of."""
+        return self._elsewhere
+
+    async def changed_elsewhere(self, seen: int) -> int:
+        """Wait until `elsewhere` is beyond `seen` and return it; as `changed`, in all else.
+
+        For what this process need not read to know, where it has written it itself.
+        """
+        with self._watching():
+            while self._elsewhere <= seen:
+                self._check_open()
+                await self._heard.wait()
+        return self._elsewhere
+
     async def aclose(self) -> None:
         """Refuse new work, finish what is queued and release the threads; may be repeated."""
         if self._closed:
             return
         self._closed = True
         self._changed.set()
+        self._heard.set()
         self._listening.cancel()
         await asyncio.wait([self._listening])
         await self._writer.stop()
@@ -142,6 +162,12 @@ class Database:
         self._version += 1
         self._changed.set()
         self._changed = asyncio.Event()
+
+    def _hear(self) -> None:
+        self._elsewhere += 1
+        self._heard.set()
+        self._heard = asyncio.Event()
+        self._advance()
 
 
 class _Reader:

@@ -37,6 +37,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from eventstream import columns
+from eventstream.dialects import savepoint
 
 E = TypeVar("E", bound=Message)
 
@@ -123,7 +124,10 @@ class DeadLetters(Generic[E]):
         self._apply = apply
         self._clock = clock
         self._jitter = jitter
-        self._mine = table.c.source == source
+        self._mine = mine = table.c.source == source
+        self._any = select(table.c.key).where(mine).limit(1)
+        due_time = func.min(table.c.next_attempt_time)
+        self._counted = select(func.count(), due_time).select_from(table).where(mine)
 
     def record(
         self, connection: Connection, key: str, seq: int | None, event: E, error: Exception
@@ -151,8 +155,7 @@ class DeadLetters(Generic[E]):
 
     def remove(self, connection: Connection, keys: Sequence[str]) -> None:
         """Remove the letters of keys for which something newer is known."""
-        any_letter = select(self._table.c.key).where(self._mine).limit(1)
-        if keys and connection.execute(any_letter).first() is not None:
+        if keys and connection.execute(self._any).first() is not None:
             connection.execute(delete(self._table).where(self._mine, self._table.c.key.in_(keys)))
 
     def clear(self, connection: Connection) -> None:
@@ -161,9 +164,7 @@ class DeadLetters(Generic[E]):
 
     def standing(self, connection: Connection) -> Standing:
         """Return how many there are, and when the first is due."""
-        due_time = func.min(self._table.c.next_attempt_time)
-        counted = select(func.count(), due_time).select_from(self._table).where(self._mine)
-        count, first = connection.execute(counted).one()
+        count, first = connection.execute(self._counted).one()
         return Standing(count=count, due_time=first)
 
     def list(self, connection: Connection, after: str, limit: int) -> Sequence[DeadLetter]:
@@ -191,7 +192,7 @@ class DeadLetters(Generic[E]):
 
     def _retry(self, connection: Connection, letter: Any) -> bool:
         try:
-            with connection.begin_nested():
+            with savepoint(connection):
                 self._apply(connection, _unpack(letter.payload))
                 connection.execute(delete(self._table).where(self._of(letter.key)))
         except Exception as error:

@@ -1,5 +1,7 @@
-"""Inserts that say what happens when the row is there already, on either database."""
+"""What SQLAlchemy has no one word for, or too slow a one, on either database."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
 from sqlalchemy import Connection, Table
@@ -18,3 +20,19 @@ def insert_into(connection: Connection, table: Table) -> Insert:
 
         return postgresql.insert(table)
     return sqlite.insert(table)
+
+
+@contextmanager
+def savepoint(connection: Connection) -> Iterator[None]:
+    """Undo the block, and nothing else, where it raises; may be nested.
+
+    `Connection.begin_nested` means the same, and compiles three statements each time.
+    """
+    connection.exec_driver_sql("SAVEPOINT part")
+    try:
+        yield
+    except BaseException:
+        connection.exec_driver_sql("ROLLBACK TO SAVEPOINT part")
+        connection.exec_driver_sql("RELEASE SAVEPOINT part")
+        raise
+    connection.exec_driver_sql("RELEASE SAVEPOINT part")

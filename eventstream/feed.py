@@ -40,6 +40,8 @@ BEGIN: Final = Step("outbox.begin")
 BATCH: Final = 500
 """Events in one batch at most, and rows in one read of a snapshot."""
 _BOOKMARK_EVERY: Final = 1.0  # seconds without anything that says the reader is complete
+_LINGER: Final = 0.02
+"""Seconds after a batch before the next look: what a busy history gains meanwhile goes together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +150,8 @@ class Feed(Generic[E]):
                 yield _changes(position, page, read_time)
                 bookmark_due = loop.time() + _BOOKMARK_EVERY
             if page.complete:
+                if page.events:
+                    await asyncio.sleep(_LINGER)
                 with suppress(TimeoutError):
                     async with asyncio.timeout_at(bookmark_due):
                         await self._db.changed(version)

@@ -26,7 +26,17 @@ from datetime import UTC, datetime
 from typing import Final, Generic, TypeVar
 
 from google.protobuf.message import Message
-from sqlalchemy import BigInteger, Column, Connection, MetaData, String, Table, select, update
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    MetaData,
+    String,
+    Table,
+    bindparam,
+    select,
+    update,
+)
 
 from eventstream import columns, metrics
 from eventstream.database import Database
@@ -39,7 +49,7 @@ from eventstream.dead_letters import (
     dead_letter_table,
     is_poison,
 )
-from eventstream.dialects import insert_into
+from eventstream.dialects import insert_into, savepoint
 from eventstream.errors import PositionMovedError
 from eventstream.steps import Step
 from streams.v1.stream_pb2 import Cursor
@@ -109,7 +119,12 @@ class SqlInbox(Generic[E]):
         self.source = source
         self.letters_changed = asyncio.Event()
         self._db = db
-        self._position = tables.position
+        self._position = position = tables.position
+        self._moved = (
+            update(position)
+            .where(position.c.source == source, position.c.revision == bindparam("seen"))
+            .values({name: bindparam(name) for name in ("epoch", "seq", "revision")})
+        )
         self._key = key
         self._apply = apply
         self._apply_many = apply_many or self._one_by_one
@@ -207,12 +222,10 @@ class SqlInbox(Generic[E]):
             "seq": None if cursor is None else cursor.seq,
             "revision": revision + 1,
         }
-        position = self._position
         if revision:
-            found = position.c.source == self.source, position.c.revision == revision
-            moved = connection.execute(update(position).where(*found).values(row)).rowcount
+            moved = connection.execute(self._moved, {"seen": revision, **row}).rowcount
         else:
-            first = insert_into(connection, position).values(source=self.source, **row)
+            first = insert_into(connection, self._position).values(source=self.source, **row)
             moved = connection.execute(first.on_conflict_do_nothing()).rowcount
         if not moved:
             raise PositionMovedError(f"the position of {self.source!r} was moved by another")
@@ -220,7 +233,7 @@ class SqlInbox(Generic[E]):
     def _take(self, connection: Connection, events: Sequence[E], last: int | None) -> None:
         """Apply a batch; where that fails, event by event, those that fail being dead letters."""
         try:
-            with connection.begin_nested():
+            with savepoint(connection):
                 self._apply_many(connection, events)
                 self._letters.remove(connection, [self._key(event) for event in events])
         except Exception as error:
@@ -233,7 +246,7 @@ class SqlInbox(Generic[E]):
     def _take_one(self, connection: Connection, event: E, seq: int | None) -> None:
         key = ""  # that of an event so strange that it has none
         try:
-            with connection.begin_nested():
+            with savepoint(connection):
                 key = self._key(event)
                 self._apply(connection, event)
                 self._letters.remove(connection, [key])

@@ -60,8 +60,8 @@ class Writer:
     """Runs units in the order of `submit`, each in a savepoint of a shared transaction.
 
     An exception of a unit undoes that unit alone; a failure of the storage fails its whole group.
-    `on_commit` is called on the loop after each group and before its futures are told, and when
-    another process has committed.
+    `on_commit` is called on the loop after each group and before its futures are told,
+    `on_foreign_commit` when another process has committed.
 
     State: `pending` is the loop's, `_queue` and `_watched` are shared with it, everything else is
     the writer thread's own.
@@ -72,6 +72,7 @@ class Writer:
         backend: Backend,
         loop: asyncio.AbstractEventLoop,
         on_commit: Callable[[], None],
+        on_foreign_commit: Callable[[], None],
         failpoint: Failpoint | None = None,
     ) -> None:
         self._backend = backend
@@ -80,6 +81,7 @@ class Writer:
         self._engine = backend.writing(_PATIENCE if self._looks is None else _ATTEMPT)
         self._loop = loop
         self._on_commit = on_commit
+        self._on_foreign_commit = on_foreign_commit
         self._failpoint = failpoint
         self._queue: queue.SimpleQueue[Unit | _Signal] = queue.SimpleQueue()
         self._watched = False
@@ -241,7 +243,7 @@ class Writer:
             self._disconnect()
             return
         if changed:
-            self._loop.call_soon_threadsafe(self._on_commit)
+            self._loop.call_soon_threadsafe(self._on_foreign_commit)
 
     def _connected(self) -> Connection:
         if self._connection is None:

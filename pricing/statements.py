@@ -1,8 +1,19 @@
 """The statements of the store; what they are executed with are their bind parameters."""
 
-from sqlalchemy import and_, bindparam, delete, insert, or_, select, tuple_, update
+from sqlalchemy import (
+    Connection,
+    Executable,
+    and_,
+    bindparam,
+    delete,
+    insert,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 
-from eventstream import some
+from eventstream import insert_into, some
 from pricing import tables
 
 _flight = tables.flights.c
@@ -15,6 +26,8 @@ _ON_ROUTE = _flight.origin == bindparam("from"), _flight.destination == bindpara
 FLIGHTS = select(tables.flights).where(
     _flight.flight_id.in_(bindparam("flight_ids", expanding=True))
 )
+_SAVE_FLIGHTS: dict[str, Executable] = {}
+"""By the name of the dialect: to build it takes longer than to run it."""
 REMOVE_FLIGHTS = delete(tables.flights).where(
     _flight.flight_id.in_(bindparam("flight_ids", expanding=True))
 )
@@ -93,3 +106,13 @@ REMOVE_CLAIMS = delete(tables.claims).where(
 REMOVE_QUOTES = delete(tables.quotes).where(
     _quote.quote_id.in_(bindparam("quote_ids", expanding=True))
 )
+
+
+def save_flights(connection: Connection) -> Executable:
+    """Insert flights, or replace what is there."""
+    name = connection.dialect.name
+    if name not in _SAVE_FLIGHTS:
+        new = insert_into(connection, tables.flights)
+        values = {c.name: c for c in new.excluded if not c.primary_key}
+        _SAVE_FLIGHTS[name] = new.on_conflict_do_update(index_elements=["flight_id"], set_=values)
+    return _SAVE_FLIGHTS[name]

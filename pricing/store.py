@@ -56,12 +56,9 @@ class SqlRepository:
 
     def save_flights(self, changed: Sequence[PricedFlight]) -> None:
         """Store flights, new ones and changed ones."""
-        if not changed:
-            return
-        statement = insert_into(self._connection, tables.flights)
-        new = {c.name: c for c in statement.excluded if not c.primary_key}
-        upsert = statement.on_conflict_do_update(index_elements=["flight_id"], set_=new)
-        self._connection.execute(upsert, [rows.flight_row(flight) for flight in changed])
+        if changed:
+            values = [rows.flight_row(flight) for flight in changed]
+            self._connection.execute(sql.save_flights(self._connection), values)
 
     def announce(self, changed: Sequence[PricedFlight]) -> None:
         """Write the events of new prices."""

@@ -21,6 +21,7 @@ from pricing import tables
 from pricing.service import Clock, Pricing
 from pricing.store import SqlRepository
 
+_LINGER: Final = timedelta(milliseconds=50)  # between two looks: a busy database commits all along
 _TIDY_EVERY: Final = timedelta(hours=1)
 # After a quote has run out. A claim, and the tombstone that it may be, outlives any saga, as
 # schedule's holds do; the price of a booking is the booking's by then.
@@ -77,6 +78,7 @@ class TimedWork:
         patience = None if due is None else (due - self._now()).total_seconds()
         with suppress(TimeoutError):
             async with asyncio.timeout(patience):
+                await asyncio.sleep(_LINGER.total_seconds())
                 await self._database.changed(seen)
 
     async def _tidy_now_and_then(self) -> Never:

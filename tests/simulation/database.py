@@ -26,8 +26,8 @@ class InlineDatabase(Database):
     Units of a process run in the order they were submitted in. Between the moments a unit is
     submitted, is committed and is told of, the process can die or freeze, and others can commit.
 
-    State: `_version`, `_news`, whether it is closed, when the last unit commits and is told of, and
-    whether the process dies at its next unit.
+    State: `_version`, `_elsewhere`, `_news`, whether it is closed, when the last unit commits and
+    is told of, and whether the process dies at its next unit.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class InlineDatabase(Database):
         self._chance = chance
         self._trace = trace
         self._version = 0
+        self._elsewhere = 0
         self._news = asyncio.Event()
         self._closed = False
         self._commits_at = 0.0
@@ -81,6 +82,18 @@ class InlineDatabase(Database):
             await self._news.wait()
         return self._version
 
+    @property
+    def elsewhere(self) -> int:
+        """A number that grows with every commit of another process that this one knows of."""
+        return self._elsewhere
+
+    async def changed_elsewhere(self, seen: int) -> int:
+        """Wait until `elsewhere` is beyond `seen` and return it."""
+        while self._elsewhere <= seen:
+            self._check_open()
+            await self._news.wait()
+        return self._elsewhere
+
     async def aclose(self) -> None:
         """Refuse new work and finish what is queued; may be repeated."""
         if self._closed:
@@ -105,7 +118,7 @@ class InlineDatabase(Database):
         self._loop.enter(self._process, self._notice)
 
     def _notice(self) -> None:
-        self._loop.call_later(self._chance.uniform(0.0, 2 * _NOTICED), self._advance)
+        self._loop.call_later(self._chance.uniform(0.0, 2 * _NOTICED), self._hear)
 
     def _commit(
         self, unit: Callable[[Connection], _T], step: Step, future: asyncio.Future[_T]
@@ -161,6 +174,10 @@ class InlineDatabase(Database):
     def _check_open(self) -> None:
         if self._closed:
             raise DatabaseClosedError("the database is closed")
+
+    def _hear(self) -> None:
+        self._elsewhere += 1
+        self._advance()
 
     def _advance(self) -> None:
         self._version += 1
