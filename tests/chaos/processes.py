@@ -34,7 +34,7 @@ class DiedError(Exception):
 class Process:
     """One instance of a service.
 
-    State: what is known of it, told by the zygote, and whom that wakes.
+    State: what is known of it, told by the zygote, whom that wakes; whether it was told to stop.
     """
 
     def __init__(self, launch: Launch) -> None:
@@ -44,6 +44,7 @@ class Process:
         self._log_start = self.log.stat().st_size if self.log.exists() else 0
         self._serving = False
         self._stopped = False
+        self._told_to_stop = False
         self._news = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -106,6 +107,12 @@ class Process:
         if self.status is None:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Tell it to stop; once, as a second time means at once."""
+        if not self._told_to_stop:
+            self._told_to_stop = True
+            self.send(signal.SIGTERM)
 
     def kill(self) -> None:
         """As `kill -9`."""

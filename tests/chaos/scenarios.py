@@ -7,7 +7,6 @@ turn. `OF_SERVICE` goes before it. A step that no scenario takes in some service
 """
 
 import asyncio
-import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -180,7 +179,7 @@ async def stopped(scene: Scene) -> None:
     await scene.victim.logged("lease_taken")
     await scene.victim.serving()
     made = asyncio.create_task(scene.book())
-    scene.victim.send(signal.SIGTERM)
+    scene.victim.terminate()
     await made
 
 
