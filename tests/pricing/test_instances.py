@@ -105,6 +105,7 @@ async def test_another_instance_follows_when_the_first_is_gone(
         await until(database, "flt_a")
         two = asyncio.create_task(follow(database, "two", stub, clock))
         await first.aclose()
+        await asyncio.wait([one])
         schedule.snapshot(flight("flt_a"), flight("flt_b"))
         await until(database, "flt_b")
         for job in (one, two):
