@@ -10,6 +10,7 @@ import importlib
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -34,6 +35,9 @@ KINDS = ("service-defaults", "service-intentions")  # in the order in which Cons
 CONSULS_OWN = ("CreateIndex", "ModifyIndex", "Hash")
 ATTEMPTS = 3  # to write an entry that somebody else writes at the same time
 TIMEOUT = timedelta(seconds=10)
+UNSETTLED = "Intentions are read only while being upgraded"  # what a new leader says for a moment
+SETTLED_WITHIN = 10.0  # seconds
+PAUSE = 0.1
 
 Entry = dict[str, Any]
 
@@ -132,9 +136,23 @@ def write(client: Consul, ours: Entry) -> bool:
         if contained(ours, there):
             return False
         index = there["ModifyIndex"] if there else 0
-        if client.config.set(kind, name, merged(ours, there), cas=index):
+        if _set(client, merged(ours, there), index):
             return True
     raise ConsulException(f"{kind} {name} is being written by somebody else")
+
+
+def _set(client: Consul, entry: Entry, index: int) -> bool:
+    """Compare and set; waits for a leader that was elected a moment ago."""
+    until = time.monotonic() + SETTLED_WITHIN
+    while True:
+        try:
+            done: bool = client.config.set(entry["Kind"], entry["Name"], entry, cas=index)
+        except ConsulException as error:
+            if UNSETTLED not in str(error) or time.monotonic() > until:
+                raise
+            time.sleep(PAUSE)
+        else:
+            return done
 
 
 def apply(consul_url: str, token: str | None = None) -> list[str]:

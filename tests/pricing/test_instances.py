@@ -106,6 +106,7 @@ async def test_another_instance_follows_when_the_first_is_gone(
         two = asyncio.create_task(follow(database, "two", stub, clock))
         await first.aclose()
         await asyncio.wait([one])
+        await schedule.left.wait()
         schedule.snapshot(flight("flt_a"), flight("flt_b"))
         await until(database, "flt_b")
         for job in (one, two):

@@ -72,9 +72,13 @@ def removed(flight_id: str, version: int = 9) -> pb.FlightEvent:
 
 
 class ScriptedSchedule:
-    """A WatchFlights that sends what it is given, and nothing else of ScheduleService."""
+    """A WatchFlights that sends what it is given, and nothing else of ScheduleService.
+
+    `left` is set once a reader has left: before, it may still take what is sent.
+    """
 
     def __init__(self) -> None:
+        self.left = asyncio.Event()
         self.responses: asyncio.Queue[pb.WatchFlightsResponse] = asyncio.Queue()
         self._seq = 0
 
@@ -112,5 +116,8 @@ class ScriptedSchedule:
         self, request: pb.WatchFlightsRequest, context: Any
     ) -> AsyncIterator[pb.WatchFlightsResponse]:
         """What the test sends."""
-        while True:
-            yield await self.responses.get()
+        try:
+            while True:
+                yield await self.responses.get()
+        finally:
+            self.left.set()

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -11,7 +12,16 @@ from consul.exceptions import ConsulException
 from consulmesh.consul_api import ConsulApi, Query
 from consulmesh.testing import FakeConsul, Fault, real_consul
 from tools import config_entries
-from tools.config_entries import LONGEST, apply, contained, generated, shipped, stale
+from tools.config_entries import (
+    LONGEST,
+    UNSETTLED,
+    apply,
+    contained,
+    generated,
+    shipped,
+    stale,
+    write,
+)
 
 TOPOLOGY = {
     ("gateway-bff", "flight-search"),
@@ -172,3 +182,40 @@ async def test_a_consul_that_refuses_is_an_error() -> None:
         fake.fault = Fault.ERRORS
         with pytest.raises(ConsulException):
             await asyncio.to_thread(apply, fake.url)
+
+
+class _NewLeader:
+    """The config of a Consul whose leader was elected a moment ago. A real one is that at will."""
+
+    def __init__(self, *refusals: str) -> None:
+        self._refusals = list(refusals)
+        self.written: list[str] = []
+
+    def get(self, _kind: str, _name: str) -> None:
+        """Nothing is there."""
+
+    def set(self, _kind: str, name: str, _entry: object, *, cas: int) -> bool:
+        """Refuse, so many times."""
+        assert cas == 0
+        if self._refusals:
+            raise ConsulException(self._refusals.pop(0))
+        self.written.append(name)
+        return True
+
+
+def _client(config: _NewLeader) -> Any:
+    return SimpleNamespace(config=config)
+
+
+def test_a_new_leader_is_waited_for() -> None:
+    """It refuses intentions for a moment after its election, as at a first start."""
+    config = _NewLeader(*[f"500 {UNSETTLED} to config entries"] * 2)
+
+    assert write(_client(config), defaults("booking"))
+    assert config.written == ["booking"]
+
+
+def test_other_refusals_are_told() -> None:
+    """What does not pass is no reason to wait."""
+    with pytest.raises(ConsulException, match="403"):
+        write(_client(_NewLeader("403 Permission denied")), defaults("booking"))
