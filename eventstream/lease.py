@@ -11,7 +11,7 @@ it still leads. A job's unit that must not run then calls `check` first, in its 
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -156,15 +156,21 @@ class Lease:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
-        for task in tasks:
-            if not task.cancelled():
-                self._end(task)
+        errors = [error for task in tasks if not task.cancelled() and (error := task.exception())]
+        self._fail([error for error in errors if not self._lost(error)])
 
-    def _end(self, task: asyncio.Future[None]) -> None:
-        try:
-            task.result()
-        except LeaseLostError as error:
-            _log.warning("lease_lost", lease=self._name, error=str(error))
+    def _lost(self, error: BaseException) -> bool:
+        if not isinstance(error, LeaseLostError):
+            return False
+        _log.warning("lease_lost", lease=self._name, error=str(error))
+        return True
+
+    def _fail(self, errors: Sequence[BaseException]) -> None:
+        """Raise what went wrong: both, where the job and the lease's keeper failed."""
+        if len(errors) > 1:
+            raise BaseExceptionGroup(f"leading {self._name!r}", errors)
+        for error in errors:
+            raise error
 
     async def _keep(self) -> None:
         """Raise the beat until that is refused, as another process has taken the lease."""

@@ -9,6 +9,7 @@ from sqlalchemy import MetaData, update
 from eventstream import (
     Database,
     DatabaseBusyError,
+    DatabaseClosedError,
     Lease,
     LeaseLostError,
     LeaseTable,
@@ -148,6 +149,26 @@ async def test_an_error_of_the_job_is_raised_and_the_lease_given_back(db: Databa
         asyncio.timeout(TTL.total_seconds() / 2),
     ):
         await job.running.wait()
+
+
+async def test_errors_of_the_job_and_of_the_keeper_are_both_raised(db: Database) -> None:
+    """Neither hides the other."""
+    running = asyncio.Event()
+
+    async def fails_in_the_end() -> None:
+        running.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise LookupError("no timetable")
+
+    leading = asyncio.create_task(Lease(db, TABLE, "sweep", "p-1", TTL).lead(fails_in_the_end))
+    await running.wait()
+    await db.aclose()
+    with pytest.raises(ExceptionGroup, match="sweep") as raised:
+        await leading
+
+    assert {type(error) for error in raised.value.exceptions} == {DatabaseClosedError, LookupError}
 
 
 async def test_a_slow_leader_goes_on_while_nobody_takes_over(url: str) -> None:
