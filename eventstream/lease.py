@@ -156,21 +156,20 @@ class Lease:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
-        errors = [error for task in tasks if not task.cancelled() and (error := task.exception())]
-        self._fail([error for error in errors if not self._lost(error)])
+        self._end([error for task in tasks if not task.cancelled() and (error := task.exception())])
 
-    def _lost(self, error: BaseException) -> bool:
-        if not isinstance(error, LeaseLostError):
-            return False
-        _log.warning("lease_lost", lease=self._name, error=str(error))
-        return True
-
-    def _fail(self, errors: Sequence[BaseException]) -> None:
+    def _end(self, errors: Sequence[BaseException]) -> None:
         """Raise what went wrong: both, where the job and the lease's keeper failed."""
-        if len(errors) > 1:
-            raise BaseExceptionGroup(f"leading {self._name!r}", errors)
+        failures = []
         for error in errors:
-            raise error
+            if isinstance(error, LeaseLostError):
+                _log.warning("lease_lost", lease=self._name, error=str(error))
+            else:
+                failures.append(error)
+        if len(failures) > 1:
+            raise BaseExceptionGroup(f"leading {self._name!r}", failures)
+        if failures:
+            raise failures[0]
 
     async def _keep(self) -> None:
         """Raise the beat until that is refused, as another process has taken the lease."""

@@ -150,7 +150,7 @@ def _set(client: Consul, entry: Entry, index: int) -> bool:
         except ConsulException as error:
             if UNSETTLED not in str(error) or time.monotonic() > until:
                 raise
-            time.sleep(PAUSE)
+            time.sleep(PAUSE)  # Consul has nothing to wait for that says when
         else:
             return done
 

@@ -185,7 +185,7 @@ async def test_a_consul_that_refuses_is_an_error() -> None:
 
 
 class _NewLeader:
-    """The config of a Consul whose leader was elected a moment ago. A real one is that at will."""
+    """The config of a Consul with a leader elected a moment ago, which a real one has by chance."""
 
     def __init__(self, *refusals: str) -> None:
         self._refusals = list(refusals)
