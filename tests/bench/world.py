@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path
 
@@ -25,8 +25,9 @@ from flights.pricing.v1.pricing_pb2_grpc import PricingServiceStub
 from flights.schedule.v1 import schedule_pb2
 from flights.schedule.v1.schedule_pb2_grpc import ScheduleServiceStub
 from flights.type.v1.cabin_pb2 import CABIN_ECONOMY
-from schedule.domain import Cabin, CabinSeats, Flight
+from schedule.domain import Cabin, Flight
 from schedule.timetable import Airports
+from tests.schedule.samples import flight
 
 SEATS = {"flt_out": 9, "flt_back": 9, "flt_full": 1, "flt_gone": 9}
 USER = "ann"
@@ -212,24 +213,6 @@ def _flights(days: Sequence[date]) -> Iterator[tuple[date, list[Flight]]]:
         yield day, [_flight(*of, day) for of in SEATS.items()] if day == days[2] else []
 
 
-def _flight(flight_id: str, seats: int, day: date) -> Flight:
+def _flight(key: str, seats: int, day: date) -> Flight:
     leaves = datetime(day.year, day.month, day.day, 18, tzinfo=UTC)
-    arrives = leaves + timedelta(hours=6)
-    return Flight(
-        flight_id=flight_id,
-        carrier="AA",
-        number="1",
-        origin="JFK",
-        destination="LAX",
-        departure_date=day,
-        departure_time=leaves,
-        arrival_time=arrives,
-        scheduled_departure_time=leaves,
-        scheduled_arrival_time=arrives,
-        departure_utc_offset_minutes=-300,
-        arrival_utc_offset_minutes=-480,
-        aircraft="767-223",
-        distance_km=3983,
-        inferred=False,
-        cabins=(CabinSeats(cabin=Cabin.ECONOMY, capacity=seats),),
-    )
+    return flight(leaves, {Cabin.ECONOMY: seats}, key=key)

@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 
-from schedule.domain import Cabin, CabinSeats, Flight, flight_id
+from schedule.domain import Cabin, Flight, flight_id
 from schedule.window import HOME, FlightsOf, midnight
+from tests.schedule import samples
 
 FLIGHTS = 200
 SEATS = 4  # of each flight: few enough to sell one out, enough for a party
-CARRIER = "AA"
 
 
 def first_day() -> date:
@@ -18,7 +18,7 @@ def first_day() -> date:
 
 def id_of(number: int, day: date) -> str:
     """The id of flight `number`."""
-    return flight_id(CARRIER, str(number), "JFK", "LAX", day)
+    return flight_id(samples.CARRIER, str(number), "JFK", "LAX", day)
 
 
 def flight(number: int, day: date) -> Flight:
@@ -26,25 +26,7 @@ def flight(number: int, day: date) -> Flight:
     departure = midnight(day) + timedelta(hours=6, minutes=number)
     if not number:
         departure -= timedelta(days=20)
-    arrival = departure + timedelta(hours=6)
-    return Flight(
-        flight_id=id_of(number, day),
-        carrier=CARRIER,
-        number=str(number),
-        origin="JFK",
-        destination="LAX",
-        departure_date=day,
-        departure_time=departure,
-        arrival_time=arrival,
-        scheduled_departure_time=departure,
-        scheduled_arrival_time=arrival,
-        departure_utc_offset_minutes=-300,
-        arrival_utc_offset_minutes=-480,
-        aircraft="767-223",
-        distance_km=3983,
-        inferred=False,
-        cabins=(CabinSeats(cabin=Cabin.ECONOMY, capacity=SEATS),),
-    )
+    return samples.flight(departure, {Cabin.ECONOMY: SEATS}, number=number, day=day)
 
 
 def tiny(day: date, flights: int = FLIGHTS) -> FlightsOf:

@@ -1,7 +1,7 @@
-"""A small synthetic timetable, and a clock that stands still until it is told."""
+"""A flight as tests need it, a timetable of such, and a clock that stands still until told."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 
 from schedule.domain import Cabin, CabinSeats, Flight, flight_id
@@ -9,20 +9,32 @@ from schedule.window import HOME, midnight
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)  # 07:00 in New York
 TODAY = NOW.astimezone(HOME).date()
+CARRIER = "AA"
 
 
-def sample(number: int = 1, *, in_hours: float = 48, **cabins: int) -> Flight:
-    """A flight from JFK to LAX that leaves so many hours from NOW; 10 seats in economy."""
-    departure = NOW + timedelta(hours=in_hours)
-    arrival = departure + timedelta(hours=6)
-    day = departure.astimezone(HOME).date()
-    seats = cabins or {"economy": 10}
+def flight(
+    departure: datetime,
+    cabins: Mapping[Cabin, int],
+    *,
+    number: int = 1,
+    route: tuple[str, str, int] = ("JFK", "LAX", 3_983),
+    hours: float = 6,
+    day: date | None = None,
+    key: str | None = None,
+) -> Flight:
+    """A flight with so many seats, on a route of so many km.
+
+    Not told otherwise, its day is that of its departure in New York, and its id made of these.
+    """
+    origin, destination, distance = route
+    arrival = departure + timedelta(hours=hours)
+    day = day or departure.astimezone(HOME).date()
     return Flight(
-        flight_id=flight_id("AA", str(number), "JFK", "LAX", day),
-        carrier="AA",
+        flight_id=key or flight_id(CARRIER, str(number), origin, destination, day),
+        carrier=CARRIER,
         number=str(number),
-        origin="JFK",
-        destination="LAX",
+        origin=origin,
+        destination=destination,
         departure_date=day,
         departure_time=departure,
         arrival_time=arrival,
@@ -31,12 +43,16 @@ def sample(number: int = 1, *, in_hours: float = 48, **cabins: int) -> Flight:
         departure_utc_offset_minutes=-300,
         arrival_utc_offset_minutes=-480,
         aircraft="767-223",
-        distance_km=3983,
+        distance_km=distance,
         inferred=False,
-        cabins=tuple(
-            CabinSeats(cabin=Cabin[name.upper()], capacity=n) for name, n in seats.items()
-        ),
+        cabins=tuple(CabinSeats(cabin=cabin, capacity=seats) for cabin, seats in cabins.items()),
     )
+
+
+def sample(number: int = 1, *, in_hours: float = 48, **cabins: int) -> Flight:
+    """A flight from JFK to LAX that leaves so many hours from NOW; 10 seats in economy."""
+    seats = {Cabin[name.upper()]: n for name, n in cabins.items()} or {Cabin.ECONOMY: 10}
+    return flight(NOW + timedelta(hours=in_hours), seats, number=number)
 
 
 class Daily:

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Final
 
-from schedule.domain import Cabin, CabinSeats, Flight, flight_id
+from schedule.domain import Cabin, Flight
+from tests.schedule.samples import flight
 
 ROUTES: Final = (("JFK", "LAX", 3_975), ("LAX", "SFO", 543), ("JFK", "ORD", 1_188))
 ECONOMY: Final = (2, 3, 5, 9)
@@ -23,28 +24,12 @@ def flights_of(days: Sequence[date]) -> Iterator[tuple[date, list[Flight]]]:
 
 
 def _flights(day: date) -> Iterator[Flight]:
-    for origin, destination, distance in ROUTES:
+    for route in ROUTES:
         for number, economy in enumerate(ECONOMY, 1):
-            departure = datetime.combine(day, time(_HOURS[number % 2]), UTC)
-            arrival = departure + timedelta(hours=3)
-            yield Flight(
-                flight_id=flight_id("B6", str(number), origin, destination, day),
-                carrier="B6",
-                number=str(number),
-                origin=origin,
-                destination=destination,
-                departure_date=day,
-                departure_time=departure,
-                arrival_time=arrival,
-                scheduled_departure_time=departure,
-                scheduled_arrival_time=arrival,
-                departure_utc_offset_minutes=-300,
-                arrival_utc_offset_minutes=-300,
-                aircraft="A320",
-                distance_km=distance,
-                inferred=False,
-                cabins=(
-                    CabinSeats(cabin=Cabin.ECONOMY, capacity=economy),
-                    CabinSeats(cabin=Cabin.BUSINESS, capacity=_BUSINESS),
-                ),
+            yield flight(
+                datetime.combine(day, time(_HOURS[number % 2]), UTC),
+                {Cabin.ECONOMY: economy, Cabin.BUSINESS: _BUSINESS},
+                number=number,
+                route=route,
+                hours=3,
             )
