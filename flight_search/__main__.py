@@ -25,18 +25,20 @@ async def main() -> None:
     """Joins the mesh and runs one instance until it is told to stop."""
     config = MeshConfig.from_env(os.environ, version=__version__)
     async with Mesh.join("flight-search", config) as mesh:
-        with ReadModel(config.state_dir / "data" / f"{mesh.instance_id}.db") as model:
-            await serve(mesh, model)
+        airports = AirportDirectory.load()
+        path = config.state_dir / "data" / f"{mesh.instance_id}.db"
+        with ReadModel(path, airports) as model:
+            await serve(mesh, model, airports)
 
 
-async def serve(mesh: Member, model: ReadModel) -> None:
+async def serve(mesh: Member, model: ReadModel, airports: AirportDirectory) -> None:
     """Wires the service and serves until told to stop."""
     schedule = follow_schedule(mesh.channel("schedule"), model)
     pricing = follow_pricing(mesh.channel("pricing"), model)
     sources = FollowedSources(model, {SCHEDULE: schedule, PRICING: pricing})
     search = ItinerarySearch(
         MeasuredTimetable(model),
-        AirportDirectory.load(),
+        airports,
         sources,
         clock=partial(datetime.now, UTC),
     )

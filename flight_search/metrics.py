@@ -5,8 +5,7 @@ from typing import Final, Never
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from flight_search.domain import Itinerary, Journey, SortOrder
-from flight_search.paging import Place
+from flight_search.domain import AFTER_ALL, BEFORE_ALL, Candidate, Journey, Place, SortOrder
 from flight_search.read_model import ReadModel
 from flight_search.service import Timetable
 
@@ -47,31 +46,24 @@ class MeasuredTimetable:
 
     def __init__(self, timetable: Timetable) -> None:
         self._timetable = timetable
-        self._page = QUERIES.labels("page")
-        self._direct = QUERIES.labels("direct")
-        self._connecting = QUERIES.labels("connecting")
+        self._times = [QUERIES.labels(kind) for kind in ("direct", "one_stop", "two_stops")]
+        self.vias = timetable.vias
+        self.itineraries = timetable.itineraries
+        self.served = timetable.served
 
-    def page(
-        self, journey: Journey, order: SortOrder, after: Place, size: int
-    ) -> tuple[list[Itinerary], Place | None]:
+    def find(
+        self,
+        journey: Journey,
+        order: SortOrder,
+        stops: int,
+        *,
+        via: str | None = None,
+        after: Place = BEFORE_ALL,
+        before: Place = AFTER_ALL,
+        limit: int | None = None,
+    ) -> list[Candidate]:
         """See `Timetable`."""
-        with self._page.time():
-            return self._timetable.page(journey, order, after, size)
-
-    def direct(self, journey: Journey) -> list[Itinerary]:
-        """See `Timetable`."""
-        with self._direct.time():
-            return self._timetable.direct(journey)
-
-    def connections(self, journey: Journey) -> list[str]:
-        """See `Timetable`."""
-        return self._timetable.connections(journey)
-
-    def connecting(self, journey: Journey, connection: str) -> list[Itinerary]:
-        """See `Timetable`."""
-        with self._connecting.time():
-            return self._timetable.connecting(journey, connection)
-
-    def served(self) -> frozenset[str]:
-        """See `Timetable`."""
-        return self._timetable.served()
+        with self._times[stops].time():
+            return self._timetable.find(
+                journey, order, stops, via=via, after=after, before=before, limit=limit
+            )

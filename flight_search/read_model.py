@@ -8,7 +8,7 @@ other does not matter; within a source, an older version never overwrites a newe
 
 import asyncio
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Never, Self
 
+from flight_search import queries
 from flight_search import statements as sql
 from flight_search.changes import (
     Change,
@@ -25,20 +26,22 @@ from flight_search.changes import (
     PricesRemoved,
 )
 from flight_search.domain import (
-    LONGEST_CONNECTION,
-    SHORTEST_CONNECTION,
+    AFTER_ALL,
+    BEFORE_ALL,
     Cabin,
+    Candidate,
+    Geography,
     Itinerary,
     Journey,
+    Place,
     Position,
     Segment,
     SortOrder,
 )
-from flight_search.paging import BEFORE_ALL, Place
 from flight_search.store import close_file, is_damage, open_file, remove_file
 
 SCHEDULE, PRICING = "schedule", "pricing"
-KEPT_SEGMENTS, KEPT_ITINERARIES = 16_384, 16_384
+KEPT_SEGMENTS, KEPT_ITINERARIES, KEPT_LEGS = 16_384, 16_384, 65_536
 SWEEP_WIDTH = 500
 BILLION = 1_000_000_000
 
@@ -50,7 +53,7 @@ class DamagedFileError(Exception):
 class ReadModel:
     """The timetable that this process knows. Owns the file until it is closed."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, geography: Geography) -> None:
         self._path = path
         self._db = open_file(path)
         self._generations: dict[str, int] = {}
@@ -60,6 +63,7 @@ class ReadModel:
             if seq is not None:
                 self._positions[name] = Position(source=name, epoch=epoch, seq=seq)
         self._served: frozenset[str] | None = None
+        self._leg = lru_cache(KEPT_LEGS)(geography.leg)
         self._segment = lru_cache(KEPT_SEGMENTS)(self._read_segment)
         self._itinerary = lru_cache(KEPT_ITINERARIES)(self._make_itinerary)
         self.moved = asyncio.Event()
@@ -133,8 +137,7 @@ class ReadModel:
         match change:
             case FlightChanged():
                 db.execute(sql.PUT_FLIGHT, (*change, generation))
-                if db.execute(sql.PUT_ROUTE, (change.origin, change.destination)).rowcount:
-                    self._served = None
+                self._put_route(db, change.origin, change.destination)
             case PricesChanged():
                 db.execute(sql.PUT_PRICES, (*change, generation))
             case FlightRemoved():
@@ -143,6 +146,11 @@ class ReadModel:
             case PricesRemoved():
                 if not db.execute(sql.ARE_NEWER_PRICES, change).fetchone():
                     self._forget_prices(db, change.flight_id)
+
+    def _put_route(self, db: sqlite3.Connection, origin: str, destination: str) -> None:
+        leg = self._leg(origin, destination)
+        if db.execute(sql.PUT_ROUTE, (origin, destination, *leg)).rowcount:
+            self._served = None
 
     def _forget_flight(self, db: sqlite3.Connection, key: str) -> None:
         route = db.execute(sql.ROUTE_OF, (key,)).fetchone()
@@ -167,52 +175,50 @@ class ReadModel:
 
     # -- asking ------------------------------------------------------------------------------
 
-    def page(
-        self, journey: Journey, order: SortOrder, after: Place, size: int
-    ) -> tuple[list[Itinerary], Place | None]:
-        """The next itineraries, and the place of the last one when there are more."""
-        key = (journey.cabin, order)
-        asked = _parameters(journey, after, size + 1)
-        rows = self._rows(sql.DIRECT_BY[key], asked)
-        if journey.max_stops:
-            rows = sorted(rows + self._rows(sql.ONE_STOP_BY[key], asked))
-        place = Place(*rows[size - 1][:4]) if len(rows) > size else None
-        return self._itineraries(journey.cabin, rows[:size]), place
+    def find(
+        self,
+        journey: Journey,
+        order: SortOrder,
+        stops: int,
+        *,
+        via: str | None = None,
+        after: Place = BEFORE_ALL,
+        before: Place = AFTER_ALL,
+        limit: int | None = None,
+    ) -> list[Candidate]:
+        """Itineraries with so many stops behind a place, in their order.
 
-    def direct(self, journey: Journey) -> list[Itinerary]:
-        """All direct itineraries."""
-        statement = sql.DIRECT_BY[journey.cabin, SortOrder.DEPARTURE]
-        return self._itineraries(journey.cabin, self._rows(statement, _parameters(journey)))
+        With `via`, those that first stop there, and before another place too. What is found may be
+        looked up in the same turn of the event loop only.
+        """
+        statement = queries.itineraries(journey, order, stops, via=via is not None)
+        rows = self._rows(statement, queries.parameters(journey, via, after, before, limit))
+        return [Candidate._make(row) for row in rows]
 
-    def connections(self, journey: Journey) -> list[str]:
-        """The airports at which the journey could change planes."""
-        return [code for (code,) in self._rows(sql.CONNECTIONS, _parameters(journey))]
+    def vias(self, journey: Journey, stops: int) -> list[str]:
+        """The airports at which the journey could stop first, with so many stops."""
+        asked = queries.parameters(journey, None, BEFORE_ALL, AFTER_ALL, None)
+        return [code for (code,) in self._rows(queries.vias(journey, stops), asked)]
 
-    def connecting(self, journey: Journey, connection: str) -> list[Itinerary]:
-        """All itineraries that change planes at one airport."""
-        asked = _parameters(journey) | {"connection": connection}
-        return self._itineraries(journey.cabin, self._rows(sql.ONE_STOP_AT[journey.cabin], asked))
+    def itineraries(self, cabin: Cabin, candidates: Iterable[Candidate]) -> list[Itinerary]:
+        """What was found in the same turn of the event loop, looked up."""
+        return [self._itinerary(cabin, *candidate[2:5], *candidate[6:]) for candidate in candidates]
 
     def served(self) -> frozenset[str]:
         """The airports that have flights."""
         if self._served is None:
-            self._served = frozenset(code for (code,) in self._rows(sql.SERVED, ()))
+            self._served = frozenset(code for (code,) in self._rows(queries.SERVED, ()))
         return self._served
 
-    def _itineraries(self, cabin: Cabin, rows: list[tuple[Any, ...]]) -> list[Itinerary]:
-        return [self._itinerary(cabin, *row[2:]) for row in rows]
-
     def _make_itinerary(
-        self, cabin: Cabin, first: str, second: str, price: int, *versions: int
+        self, cabin: Cabin, first: str, second: str, third: str, price: int, *versions: int
     ) -> Itinerary:
-        keys = (first, second) if second else (first,)
-        segments = (
-            self._segment(cabin, key, version) for key, version in zip(keys, versions, strict=False)
-        )
-        return Itinerary(segments=tuple(segments), cabin=cabin, price=Decimal(price) / BILLION)
+        flights = zip((first, second, third), versions, strict=True)
+        segments = tuple(self._segment(cabin, key, version) for key, version in flights if key)
+        return Itinerary(segments=segments, cabin=cabin, price=Decimal(price) / BILLION)
 
     def _read_segment(self, cabin: Cabin, key: str, version: int) -> Segment:
-        (row,) = self._rows(sql.SEGMENT_IN[cabin], (key,))
+        (row,) = self._rows(queries.segment(cabin), (key,))
         return Segment(
             flight_id=key,
             carrier=row[0],
@@ -254,20 +260,3 @@ class ReadModel:
     def _note(self, error: BaseException) -> None:
         if isinstance(error, sqlite3.DatabaseError) and is_damage(error):
             self.damaged.set()
-
-
-def _parameters(journey: Journey, after: Place = BEFORE_ALL, limit: int = -1) -> dict[str, object]:
-    return {
-        "origin": journey.origin,
-        "destination": journey.destination,
-        "start": int(journey.start.timestamp()),
-        "end": int(journey.end.timestamp()),
-        "passengers": journey.passengers,
-        "shortest": int(SHORTEST_CONNECTION.total_seconds()),
-        "longest": int(LONGEST_CONNECTION.total_seconds()),
-        "value": after.value,
-        "departure": after.departure,
-        "first": after.first,
-        "second": after.second,
-        "limit": limit,
-    }

@@ -5,9 +5,11 @@ once for each object, party size and price basis.
 """
 
 from base64 import urlsafe_b64encode
+from datetime import date
+from decimal import Decimal
 from functools import lru_cache
 
-from consulmesh.wellknown import duration, money, timestamp
+from consulmesh.wellknown import date_message, duration, money, timestamp
 from flight_search.domain import Airport, Cabin, Itinerary, Position, PriceBasis, Segment
 from flights.search.v1 import search_pb2 as pb
 from flights.type.v1 import cabin_pb2
@@ -46,6 +48,23 @@ class Rendering:
             price_total=money(itinerary.price * passengers, CURRENCY),
             price_basis=BASES[basis],
         )
+
+    def round_trip(
+        self, outbound: Itinerary, inbound: Itinerary, passengers: int, basis: PriceBasis
+    ) -> pb.RoundTrip:
+        """A way there and a way back, and what they are together."""
+        price = outbound.price + inbound.price
+        return pb.RoundTrip(
+            outbound=self.itinerary(outbound, passengers, basis),
+            inbound=self.itinerary(inbound, passengers, basis),
+            price_per_passenger=money(price, CURRENCY),
+            price_total=money(price * passengers, CURRENCY),
+        )
+
+
+def day_fare_message(day: date, price: Decimal) -> pb.DayFare:
+    """The lowest price on a day."""
+    return pb.DayFare(date=date_message(day), lowest_price=money(price, CURRENCY))
 
 
 def itinerary_id(itinerary: Itinerary) -> str:

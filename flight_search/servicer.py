@@ -3,24 +3,33 @@
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
 from contextlib import aclosing
-from datetime import date
-from typing import Final
+from dataclasses import replace
+from datetime import date, time
+from typing import Final, Literal
 
 import grpc
 from google.type.date_pb2 import Date
+from google.type.timeofday_pb2 import TimeOfDay
 
 from consulmesh.wellknown import calendar_date
 from flight_search.domain import (
-    MOST_STOPS,
+    DEFAULT_STOPS,
     Cabin,
     InvalidQueryError,
     ItineraryQuery,
     Position,
     PositionNotReachedError,
     SortOrder,
-    Violation,
+    invalid,
 )
-from flight_search.rendering import CABINS, Rendering, airport_message, position_message
+from flight_search.rendering import (
+    BASES,
+    CABINS,
+    Rendering,
+    airport_message,
+    day_fare_message,
+    position_message,
+)
 from flight_search.service import ItinerarySearch
 from flights.search.v1 import search_pb2 as pb
 from flights.search.v1.search_pb2_grpc import SearchServiceServicer
@@ -87,6 +96,49 @@ class SearchServicer(SearchServiceServicer):
                     positions=[position_message(position) for position in batch.positions],
                 )
 
+    async def SearchRoundTrips(
+        self,
+        request: pb.SearchRoundTripsRequest,
+        context: grpc.aio.ServicerContext[
+            pb.SearchRoundTripsRequest, Awaitable[pb.SearchRoundTripsResponse]
+        ],
+    ) -> pb.SearchRoundTripsResponse:
+        """A page of ways there and back."""
+        page = await self._search.round_trips(
+            _query(request.query),
+            _day(request.return_date),
+            order=_order(request.sort_order),
+            page_size=request.page_size,
+            token=request.page_token,
+            at_least=_positions(request.min_positions),
+        )
+        passengers, basis = request.query.passengers, page.price_basis
+        render = self._rendering.round_trip
+        return pb.SearchRoundTripsResponse(
+            round_trips=[render(*trip, passengers, basis) for trip in page.trips],
+            next_page_token=page.next_page_token,
+            positions=[position_message(position) for position in page.positions],
+        )
+
+    async def SearchFareCalendar(
+        self,
+        request: pb.SearchFareCalendarRequest,
+        context: grpc.aio.ServicerContext[
+            pb.SearchFareCalendarRequest, Awaitable[pb.SearchFareCalendarResponse]
+        ],
+    ) -> pb.SearchFareCalendarResponse:
+        """The lowest price on each day of a month."""
+        month = _day(_first_of(request.query.departure_date))
+        calendar = await self._search.fares(
+            replace(_query(request.query), departure_date=month),
+            at_least=_positions(request.min_positions),
+        )
+        return pb.SearchFareCalendarResponse(
+            days=[day_fare_message(day, price) for day, price in calendar.prices],
+            price_basis=BASES[calendar.price_basis],
+            positions=[position_message(position) for position in calendar.positions],
+        )
+
     async def SearchAirports(
         self,
         request: pb.SearchAirportsRequest,
@@ -106,7 +158,10 @@ def _query(message: pb.ItineraryQuery) -> ItineraryQuery:
         departure_date=_day(message.departure_date),
         passengers=message.passengers,
         cabin=CABINS_ASKED.get(message.cabin),
-        max_stops=message.max_stops if message.HasField("max_stops") else MOST_STOPS,
+        max_stops=message.max_stops if message.HasField("max_stops") else DEFAULT_STOPS,
+        carriers=tuple(sorted(set(message.carriers))),
+        departs_from=_clock(message, "departs_from"),
+        departs_before=_clock(message, "departs_before"),
     )
 
 
@@ -117,13 +172,26 @@ def _day(message: Date) -> date | None:
         return None
 
 
+def _first_of(month: Date) -> Date:
+    return Date(year=month.year, month=month.month, day=1)
+
+
+def _clock(
+    message: pb.ItineraryQuery, field: Literal["departs_from", "departs_before"]
+) -> time | None:
+    if not message.HasField(field):
+        return None
+    clock: TimeOfDay = getattr(message, field)
+    try:
+        return time(clock.hours, clock.minutes, clock.seconds)
+    except ValueError:
+        raise invalid(f"query.{field}", "INVALID_TIME", "must be a time of the clock") from None
+
+
 def _order(value: int) -> SortOrder:
     if order := ORDERS.get(value):
         return order
-    violation = Violation(
-        field="sort_order", reason="INVALID_SORT_ORDER", description="must be a sort order"
-    )
-    raise InvalidQueryError([violation])
+    raise invalid("sort_order", "INVALID_SORT_ORDER", "must be a sort order")
 
 
 def _positions(messages: Iterable[pb.SourcePosition]) -> list[Position]:

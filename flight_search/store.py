@@ -13,7 +13,7 @@ from uuid import uuid4
 import structlog
 
 APPLICATION_ID = 0x666C7372
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 SETTINGS = """
@@ -66,8 +66,12 @@ CREATE INDEX flight_by_route ON flight (origin, destination, departure) WHERE or
 CREATE TABLE route (                        -- pairs that have a flight
     origin TEXT,
     destination TEXT,
+    km INTEGER NOT NULL,                    -- along the great circle
+    international INTEGER NOT NULL,         -- 1 where a border is between them
+    to_hub INTEGER NOT NULL,                -- 1 where changing planes there takes longer
     PRIMARY KEY (origin, destination)
 ) WITHOUT ROWID;
+CREATE INDEX route_by_destination ON route (destination, km);
 """
 BROKEN = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 

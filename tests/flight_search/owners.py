@@ -108,6 +108,7 @@ def flight_event(
     departure: datetime = datetime(2026, 3, 8, 13, tzinfo=UTC),
     minutes: int = 120,
     *,
+    carrier: str = "B6",
     seats: int = 9,
     version: int = 1,
     status: schedule_pb2.FlightStatus.ValueType = schedule_pb2.FLIGHT_STATUS_SCHEDULED,
@@ -116,7 +117,7 @@ def flight_event(
     flight = schedule_pb2.Flight(
         flight_id=key,
         version=version,
-        carrier="B6",
+        carrier=carrier,
         number="23",
         origin=origin,
         destination=destination,

@@ -12,7 +12,6 @@ from google.type.date_pb2 import Date
 
 from consulmesh.testing.serving import serving
 from eventstream import Follower
-from flight_search.airports import AirportDirectory
 from flight_search.freshness import FollowedSources
 from flight_search.read_model import PRICING, SCHEDULE, ReadModel
 from flight_search.service import ItinerarySearch
@@ -26,9 +25,9 @@ from flights.search.v1.search_pb2_grpc import (
 from flights.type.v1 import cabin_pb2
 from streams.v1.stream_pb2 import Cursor
 from tests.flight_search.owners import EPOCH, Owner, pricing_owner, schedule_owner
+from tests.flight_search.timetables import DIRECTORY
 
 NOW = datetime(2026, 3, 6, 12, tzinfo=UTC)
-DIRECTORY = AirportDirectory.load()
 
 
 @dataclass
@@ -61,7 +60,7 @@ async def running_search(
     schedule, pricing = schedule_owner(), pricing_owner()
     async with AsyncExitStack() as stack:
         owners = await stack.enter_async_context(serving(schedule.add_to, pricing.add_to))
-        model = stack.enter_context(ReadModel(path))
+        model = stack.enter_context(ReadModel(path, DIRECTORY))
         followers: dict[str, Follower[Any]] = {
             SCHEDULE: follow_schedule(owners, model),
             PRICING: follow_pricing(owners, model),

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flight_search.airports import AirportDirectory, folded
-from flight_search.domain import Airport
+from flight_search.domain import Airport, Leg
 
 DIRECTORY = AirportDirectory.load()
 SERVED = frozenset({"JFK", "LGA", "LAX", "SAN", "SFO", "TOS"})
@@ -29,6 +29,44 @@ def test_every_airport_has_a_time_zone() -> None:
 def test_a_code_that_no_airport_has_has_no_zone(code: str) -> None:
     """Codes are exact."""
     assert DIRECTORY.zone(code) is None
+
+
+@pytest.mark.parametrize(
+    ("code", "airports"),
+    [
+        ("JFK", ("JFK",)),
+        ("NYC", ("EWR", "JFK", "LGA")),
+        ("LON", ("LCY", "LGW", "LHR", "LTN", "STN")),
+        ("IST", ("IST",)),  # also the code of an area
+        ("nyc", ()),
+        ("QQQ", ()),
+    ],
+)
+def test_a_code_means_an_airport_or_all_of_an_area(code: str, airports: tuple[str, ...]) -> None:
+    """Where both have the same code, it means the airport."""
+    assert DIRECTORY.airports(code) == airports
+
+
+def test_the_airports_of_an_area_share_a_time_zone() -> None:
+    """The day of an area is that of any of its airports."""
+    for members in DIRECTORY._areas.values():
+        assert len({DIRECTORY.zone(code) for code in members}) == 1
+
+
+def test_an_area_is_found_by_its_code() -> None:
+    """Whoever types the code of an area is offered its airports."""
+    assert codes("nyc") == ["JFK", "LGA", "EWR"]
+
+
+def test_a_leg_is_as_long_as_the_great_circle() -> None:
+    """Within half a percent of what is published, with the border that is between."""
+    leg = DIRECTORY.leg("JFK", "LHR")
+
+    assert leg.km == pytest.approx(5_540, rel=0.005)
+    assert (leg.international, leg.to_hub) == (True, True)
+    assert DIRECTORY.leg("JFK", "LAX").international is False
+    assert DIRECTORY.leg("LAX", "BUR").to_hub is False
+    assert DIRECTORY.leg("JFK", "QQQ") == Leg(km=0, international=False, to_hub=False)
 
 
 @pytest.mark.parametrize("text", ["LOS", "los", " Los "])

@@ -7,10 +7,9 @@ from prometheus_client import REGISTRY
 from flight_search import metrics
 from flight_search.domain import Position, SortOrder
 from flight_search.metrics import MeasuredTimetable, count_for_ever
-from flight_search.paging import BEFORE_ALL
 from flight_search.read_model import SCHEDULE, ReadModel
 from tests.flight_search.systems import until
-from tests.flight_search.timetables import feed, flight, journey, prices, query
+from tests.flight_search.timetables import direct, feed, flight, journey, prices, query
 
 EIGHT = datetime(2026, 3, 8, 13, tzinfo=UTC)
 
@@ -61,13 +60,14 @@ def test_every_kind_of_query_is_timed(model: ReadModel) -> None:
 
     feed(model, [flight("a", "JFK", "LAX", EIGHT), prices("a")])
     feed(model, [flight("b", "JFK", "FRA", EIGHT), flight("c", "FRA", "LAX", EIGHT)])
-    kinds = ("page", "direct", "connecting")
+    kinds = ("direct", "one_stop", "two_stops")
     timetable, way = MeasuredTimetable(model), journey(query())
     before = [count(kind) for kind in kinds]
-    page, last = timetable.page(way, SortOrder.PRICE, BEFORE_ALL, 10)
-    answers = (timetable.direct(way), timetable.connecting(way, "FRA"), timetable.connections(way))
+    answers = [timetable.find(way, SortOrder.PRICE, stops) for stops in (0, 1, 2)]
 
-    assert (page, last) == (model.direct(way), None)
-    assert answers == (page, [], ["FRA"])
+    assert answers == [model.find(way, SortOrder.PRICE, stops) for stops in (0, 1, 2)]
+    assert [len(found) for found in answers] == [1, 0, 0]
+    assert timetable.vias(way, 1) == ["FRA"]
+    assert timetable.itineraries(way.cabin, answers[0]) == direct(model, query())
     assert timetable.served() == {"JFK", "LAX", "FRA"}
     assert [count(kind) for kind in kinds] == [number + 1 for number in before]

@@ -1,9 +1,13 @@
+import asyncio
 import random
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -11,17 +15,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flight_search.changes import Change, FlightRemoved, PricesChanged, PricesRemoved
-from flight_search.domain import Cabin, ItineraryQuery, Position, SortOrder
-from flight_search.paging import page_start, page_token
+from flight_search.domain import (
+    Cabin,
+    Itinerary,
+    ItineraryQuery,
+    Place,
+    Position,
+    PriceBasis,
+    SortOrder,
+)
 from flight_search.read_model import PRICING, SCHEDULE, ReadModel
+from flight_search.service import ItinerarySearch
 from tests.flight_search.timetables import (
+    DIRECTORY,
     ZONES,
-    Found,
     Oracle,
+    direct,
     feed,
     flight,
     found,
-    journey,
     prices,
     query,
 )
@@ -34,33 +46,67 @@ DAYS = [
     date(2026, 4, 5),  # 25 hours long in Sydney
     date(2026, 11, 1),  # 25 hours long in the USA
 ]
+Keys = tuple[str, ...]
 KEYS = [f"flt_{number:04}" for number in range(60)]
 
 
 SEATS = [(9, None, 9, None)] * 3 + [(2, None, 1, None), (1, None, 0, None), (None,) * 4]
 
 
+PLACES = ["JFK", "LGA", "LAX", "FRA", "SYD", "KTM"]
+WESTWARD = ["JFK", "LGA", "YYZ", "ORD", "DEN", "LAX"]
+"""On a line, so that two stops on it do not lead far astray."""
+CARRIERS = ["B6", "B6", "LH", "QF"]
+
+
 class World:
     """A random query, and what two sources say around its day: dense, repetitive, contradictory."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, stops: Sequence[int] = (0, 1, 1, 2)) -> None:
         self.random = random.Random(seed)
-        self.day = self.random.choice(DAYS)
-        origin, destination, *others = self.random.sample(list(ZONES), 5)
+        draw = self.random.choice
+        self.day = draw(DAYS)
+        max_stops = draw(stops)
+        places = self.random.sample(PLACES, 6)
+        if max_stops == 2:
+            line = WESTWARD[:: draw([1, -1])]
+            chain = [line[n] for n in sorted(self.random.sample(range(6), 4))]
+            places = [
+                chain[0],
+                chain[3],
+                *chain[1:3],
+                *(each for each in line if each not in chain),
+            ]
+        origin, destination, *others = places
+        start = draw([None, None, None, time(6), time(1, 30)])
         self.asked = query(
-            origin,
-            destination,
+            self._asked(origin, destination),
+            self._asked(destination, origin),
             self.day,
-            passengers=self.random.choice([1, 1, 2, 3]),
-            cabin=self.random.choice([Cabin.ECONOMY, Cabin.BUSINESS]),
-            max_stops=self.random.choice([0, 1, 1, 1]),
+            passengers=draw([1, 1, 2, 3]),
+            cabin=draw([Cabin.ECONOMY, Cabin.BUSINESS]),
+            max_stops=max_stops,
+            carriers=draw([(), (), (), ("B6",), ("LH", "QF")]),
+            departs_from=start,
+            departs_before=draw([None, None, time(12), time(19, 5)]),
         )
         midnight = datetime.combine(self.day, time.min, ZONES[origin]).astimezone(UTC)
-        self.now = midnight + timedelta(hours=self.random.choice([-24, -1, 0, 5, 12]))
+        self.now = midnight + timedelta(hours=draw([-24, -1, 0, 5, 12]))
+        today = self.now.astimezone(ZONES[destination]).date()
+        self.return_day = max(self.day + timedelta(days=draw([0, 0, 1])), today)
         self._start = midnight - timedelta(hours=3)
         ways = [(origin, destination), (destination, origin), (others[2], origin)]
         ways += [way for via in others[:2] for way in [(origin, via), (via, destination)] * 2]
-        self._routes = {key: self.random.choice(ways) for key in KEYS}
+        if max_stops == 2:
+            ways = ways[:3] + 4 * list(pairwise(chain))
+        self._routes = {key: draw(ways) for key in KEYS}
+
+    def _asked(self, airport: str, other: str) -> str:
+        """An airport of New York may be asked for by the code of all of them."""
+        of_new_york = {"JFK", "LGA"}
+        if airport not in of_new_york or other in of_new_york:
+            return airport
+        return self.random.choice([airport, "NYC"])
 
     def changes(self) -> list[Change]:
         """Some more changes."""
@@ -74,11 +120,22 @@ class World:
         if kind == 1:
             return [PricesRemoved(key, version)]
         origin, destination = self._routes[key]
-        departure = self._start + timedelta(minutes=15 * self.random.randrange(30 * 4))
-        minutes, seats = self.random.choice([45, 75, 300, 600]), self.random.choice(SEATS)
+        hours = 20 if self.asked.max_stops == 2 else 30
+        departure = self._start + timedelta(minutes=15 * self.random.randrange(hours * 4))
+        lasting = [45, 75, 90] if self.asked.max_stops == 2 else [45, 75, 300, 600]
+        minutes, seats = self.random.choice(lasting), self.random.choice(SEATS)
         dollars = self.random.choice([100, 100, 150, 220])
         return [
-            flight(key, origin, destination, departure, minutes, seats=seats, version=version),
+            flight(
+                key,
+                origin,
+                destination,
+                departure,
+                minutes,
+                seats=seats,
+                version=version,
+                carrier=self.random.choice(CARRIERS),
+            ),
             prices(key, dollars, version=version),
         ]
 
@@ -86,62 +143,93 @@ class World:
 @contextmanager
 def new_model() -> Iterator[ReadModel]:
     """An empty read model in a folder of its own."""
-    with tempfile.TemporaryDirectory() as folder, ReadModel(Path(folder) / "search.db") as model:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ReadModel(Path(folder) / "search.db", DIRECTORY) as model,
+    ):
         yield model
 
 
-def all_pages(
-    model: ReadModel, asked: ItineraryQuery, order: SortOrder, now: datetime, size: int
-) -> list[tuple[str, str]]:
+class Owners:
+    """Owners who are not followed."""
+
+    def positions(self) -> tuple[Position, ...]:
+        """Nobody's."""
+        return ()
+
+    def price_basis(self) -> PriceBasis:
+        """As if they were."""
+        return PriceBasis.LIVE
+
+    async def reach(self, at_least: Sequence[Position]) -> None:
+        """There is nothing to wait for."""
+
+
+def searching(model: ReadModel, now: datetime) -> ItinerarySearch:
+    """The use cases, at an instant."""
+    return ItinerarySearch(model, DIRECTORY, Owners(), lambda: now)
+
+
+async def all_pages(
+    search: ItinerarySearch, asked: ItineraryQuery, order: SortOrder, size: int
+) -> list[Keys]:
     """The flights of all pages one after the other, by way of page tokens."""
-    flights: list[tuple[str, str]] = []
+    flights: list[Keys] = []
     token = ""
     while True:
-        after = page_start(token, asked, order)
-        page, last = model.page(journey(asked, now), order, after, size)
-        flights += [
-            (i.segments[0].flight_id, i.segments[1].flight_id if len(i.segments) > 1 else "")
-            for i in page
-        ]
-        if last is None:
+        page = await search.page(asked, order=order, page_size=size, token=token)
+        flights += map(keys, page.itineraries)
+        if not (token := page.next_page_token):
             return flights
-        token = page_token(last, asked, order)
 
 
-@settings(max_examples=100, deadline=None)
+def keys(itinerary: Itinerary) -> Keys:
+    """The flights of an itinerary."""
+    return tuple(segment.flight_id for segment in itinerary.segments)
+
+
+@settings(max_examples=150, deadline=None)
 @given(
     seed=st.integers(0, 1 << 32), order=st.sampled_from(SortOrder), size=st.sampled_from([1, 3, 9])
 )
 def test_pages_are_what_brute_force_finds(seed: int, order: SortOrder, size: int) -> None:
     """All pages together are the brute-force result in its order, also after updates."""
     world, oracle = World(seed), Oracle()
-    answers: list[tuple[list[tuple[str, str]], list[Found]]] = []
+    answers: list[tuple[list[Keys], list[Place]]] = []
     with new_model() as model:
+        search = searching(model, world.now)
         for _ in range(2):
             changes = world.changes()
             feed(model, changes)
             for change in changes:
                 oracle.hear(change)
-            pages = all_pages(model, world.asked, order, world.now, size)
+            pages = asyncio.run(all_pages(search, world.asked, order, size))
             answers.append((pages, oracle.find(world.asked, order, world.now)))
 
     for pages, expected in answers:
-        assert pages == [(first, second) for _, _, first, second in expected]
+        assert pages == [keys_of(place) for place in expected]
+
+
+def keys_of(place: Place) -> Keys:
+    """The flights at a place."""
+    return tuple(key for key in place[2:] if key)
 
 
 def test_the_oracle_has_something_to_find() -> None:
-    """The random worlds hold many itineraries of both kinds, so that the comparison says much."""
-    direct, connecting = [], []
-    for seed in range(50):
+    """The random worlds hold many itineraries of each kind, so that the comparison says much."""
+    kinds: Counter[str] = Counter()
+    for seed in range(150):
         world, oracle = World(seed), Oracle()
         for change in world.changes():
             oracle.hear(change)
-        found_there = oracle.find(world.asked, SortOrder.PRICE, world.now)
-        direct += [found for found in found_there if not found[3]]
-        connecting += [found for found in found_there if found[3]]
+        for place in oracle.find(world.asked, SortOrder.PRICE, world.now):
+            kinds[f"{len(keys_of(place)) - 1} stops"] += 1
+            kinds["area"] += "NYC" in {world.asked.origin, world.asked.destination}
+            kinds["carriers"] += bool(world.asked.carriers)
+            kinds["clock"] += bool(world.asked.departs_from or world.asked.departs_before)
 
-    assert len(direct) > 50
-    assert len(connecting) > 50
+    assert all(kinds[kind] > 50 for kind in ("0 stops", "1 stops", "2 stops")), kinds
+    assert all(kinds[kind] > 50 for kind in ("area", "carriers", "clock")), kinds
 
 
 @settings(max_examples=40, deadline=None)
@@ -149,17 +237,66 @@ def test_the_oracle_has_something_to_find() -> None:
 def test_streaming_finds_what_pages_find(seed: int) -> None:
     """Direct flights and the connections airport by airport are the same set as the pages."""
     world = World(seed)
-    way = journey(world.asked, world.now)
     with new_model() as model:
         feed(model, world.changes())
-        pages = all_pages(model, world.asked, SortOrder.PRICE, world.now, 1000)
-        streamed = model.direct(way)
-        if way.max_stops:
-            for airport in model.connections(way):
-                streamed += model.connecting(way, airport)
+        search = searching(model, world.now)
+        pages = asyncio.run(all_pages(search, world.asked, SortOrder.PRICE, 100))
+        streamed = asyncio.run(everything(search, world.asked))
 
-    flights = [[s.flight_id for s in itinerary.segments] for itinerary in streamed]
-    assert sorted(flights) == sorted([key for key in pair if key] for pair in pages)
+    assert sorted(streamed) == sorted(pages)
+    assert [len(flights) for flights in streamed] == sorted(len(flights) for flights in streamed)
+
+
+async def everything(search: ItinerarySearch, asked: ItineraryQuery) -> list[Keys]:
+    """The flights of all itineraries, in the order in which they are streamed."""
+    return [keys(each) async for batch in search.stream(asked) for each in batch.itineraries]
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 1 << 32), order=st.sampled_from(SortOrder), size=st.sampled_from([1, 7]))
+def test_round_trips_are_all_pairs_that_brute_force_makes(
+    seed: int, order: SortOrder, size: int
+) -> None:
+    """All pages together are each way there with each way back that leaves an hour later."""
+    world, oracle = World(seed, stops=[0, 1]), Oracle()
+    asked, changes = world.asked, world.changes()
+    for change in changes:
+        oracle.hear(change)
+    back = replace(
+        asked,
+        origin=asked.destination,
+        destination=asked.origin,
+        departure_date=world.return_day,
+        departs_from=None,
+        departs_before=None,
+    )
+    pairs = sorted(
+        (there.value + (0 if order is SortOrder.DEPARTURE else here.value), there[1:], here[1:])
+        for there in oracle.find(asked, order, world.now)
+        for here in oracle.find(back, order, world.now)
+        if here.departure >= oracle.arrival(there) + 3600
+    )
+    with new_model() as model:
+        feed(model, changes)
+        found = asyncio.run(all_trips(searching(model, world.now), world, order, size))
+
+    expected = [(keys_of(Place(0, *there)), keys_of(Place(0, *here))) for _, there, here in pairs]
+    assert found == expected
+
+
+async def all_trips(
+    search: ItinerarySearch, world: World, order: SortOrder, size: int
+) -> list[tuple[Keys, Keys]]:
+    """The flights of both ways on all pages, by way of page tokens."""
+    trips: list[tuple[Keys, Keys]] = []
+    token = ""
+    while True:
+        page = await search.round_trips(
+            world.asked, world.return_day, order=order, page_size=size, token=token
+        )
+        trips += [(keys(there), keys(back)) for there, back in page.trips]
+        if not (token := page.next_page_token):
+            return trips
 
 
 @settings(max_examples=40, deadline=None)
@@ -247,12 +384,12 @@ def test_served_airports_follow_the_flights(model: ReadModel) -> None:
 def test_a_delay_moves_a_flight_and_its_connections(model: ReadModel) -> None:
     """A delayed flight shows its new time, and a connection it no longer makes is gone."""
     onward = EIGHT + timedelta(hours=3)
-    feed(model, [flight("a", "JFK", "FRA", EIGHT), flight("b", "FRA", "LAX", onward)])
+    feed(model, [flight("a", "JFK", "ORD", EIGHT), flight("b", "ORD", "LAX", onward)])
     feed(model, [prices("a"), prices("b")])
     before = found(model, query())
     late = EIGHT + timedelta(minutes=30)
-    feed(model, [flight("a", "JFK", "FRA", late, version=2, delayed=True)])
-    (itinerary,) = model.direct(journey(query(destination="FRA")))
+    feed(model, [flight("a", "JFK", "ORD", late, version=2, delayed=True)])
+    (itinerary,) = direct(model, query(destination="ORD"))
 
     assert before == [("a", "b")]
     assert found(model, query()) == []
@@ -265,11 +402,11 @@ def test_a_changed_itinerary_is_a_new_object_and_an_unchanged_one_is_not(model: 
     for source in (SCHEDULE, PRICING):
         complete(model, source)
     feed(model, [flight("a", "JFK", "LAX", EIGHT), prices("a")])
-    (first,), (again,) = (model.direct(journey(query())) for _ in range(2))
+    (first,), (again,) = (direct(model, query()) for _ in range(2))
     feed(model, [prices("a", 120, version=2)])
-    (dearer,) = model.direct(journey(query()))
+    (dearer,) = direct(model, query())
     feed(model, [flight("a", "JFK", "LAX", EIGHT, seats=(3, None, 3, None), version=2)])
-    (fuller,) = model.direct(journey(query()))
+    (fuller,) = direct(model, query())
 
     assert first is again
     assert (dearer.price, dearer.segments[0]) == (Decimal(120), first.segments[0])

@@ -10,10 +10,11 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.type.date_pb2 import Date
+from google.type.timeofday_pb2 import TimeOfDay
 
 from consulmesh.errors import Status
 from consulmesh.wellknown import amount, timestamp
-from flight_search.domain import Itinerary, ItineraryQuery, Journey, Position
+from flight_search.domain import ItineraryQuery, Journey, Position, SortOrder
 from flight_search.service import Found, ItinerarySearch
 from flights.schedule.v1 import schedule_pb2
 from flights.search.v1 import search_pb2 as pb
@@ -22,6 +23,8 @@ from tests.flight_search.owners import flight_event, flight_removed, price_event
 from tests.flight_search.systems import System, asking, at_least, running_search
 
 EIGHT = datetime(2026, 3, 8, 13, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+DEPARTURE = pb.SORT_ORDER_DEPARTURE
 
 
 @pytest.fixture
@@ -35,6 +38,18 @@ async def search(system: System, **fields: Any) -> pb.SearchItinerariesResponse:
     """One page."""
     request = pb.SearchItinerariesRequest(query=fields.pop("query", asking()), **fields)
     return await system.stub.SearchItineraries(request, timeout=5)
+
+
+async def round_trips(system: System, **fields: Any) -> pb.SearchRoundTripsResponse:
+    """One page of round trips, back on 9 March if not said otherwise."""
+    request = {"query": asking(), "return_date": Date(year=2026, month=3, day=9)} | fields
+    return await system.stub.SearchRoundTrips(pb.SearchRoundTripsRequest(**request), timeout=5)
+
+
+async def fares(system: System, **fields: Any) -> pb.SearchFareCalendarResponse:
+    """The fares of March 2026, if not said otherwise."""
+    request = pb.SearchFareCalendarRequest(query=asking(**fields))
+    return await system.stub.SearchFareCalendar(request, timeout=5)
 
 
 def flights_of(itineraries: Sequence[pb.Itinerary]) -> list[list[str]]:
@@ -229,13 +244,13 @@ class Watched(ItinerarySearch):
         super().__init__(*parts)
         self.ended = asyncio.Event()
         self.looked_at = 0
-        connecting = self._timetable.connecting
+        find = self._timetable.find
 
-        def counted(journey: Journey, connection: str) -> list[Itinerary]:
-            self.looked_at += 1
-            return connecting(journey, connection)
+        def counted(journey: Journey, order: SortOrder, stops: int, **where: Any) -> Any:
+            self.looked_at += stops
+            return find(journey, order, stops, **where)
 
-        self._timetable.connecting = counted  # type: ignore[method-assign]  # a spy
+        self._timetable.find = counted  # type: ignore[method-assign]  # a spy
 
     async def stream(
         self, query: ItineraryQuery, *, at_least: Sequence[Position] = ()
@@ -292,7 +307,18 @@ async def test_a_stream_stops_when_its_reader_goes_away(tmp_path: Path) -> None:
         ({"query": asking(passengers=10)}, "VALIDATION_FAILED", "query.passengers"),
         ({"query": asking(cabin=0)}, "VALIDATION_FAILED", "query.cabin"),
         ({"query": asking(cabin=99)}, "VALIDATION_FAILED", "query.cabin"),
-        ({"query": asking(max_stops=2)}, "VALIDATION_FAILED", "query.max_stops"),
+        ({"query": asking(max_stops=3)}, "VALIDATION_FAILED", "query.max_stops"),
+        ({"query": asking(carriers=["b6"])}, "VALIDATION_FAILED", "query.carriers"),
+        (
+            {"query": asking(departs_from=TimeOfDay(hours=24))},
+            "VALIDATION_FAILED",
+            "query.departs_from",
+        ),
+        (
+            {"query": asking(departs_from=TimeOfDay(hours=9), departs_before=TimeOfDay(hours=9))},
+            "VALIDATION_FAILED",
+            "query.departs_before",
+        ),
         ({"sort_order": 99}, "VALIDATION_FAILED", "sort_order"),
         ({"page_size": 101}, "VALIDATION_FAILED", "page_size"),
         ({"page_size": -1}, "VALIDATION_FAILED", "page_size"),
@@ -315,6 +341,183 @@ async def test_a_wrong_request_names_its_field(
         assert said.reason == reason
         assert said.domain == "flight-search"
         assert [violation.field for violation in said.violations] == [field]
+
+
+async def test_filters_leave_out_what_is_not_asked_for(system: System) -> None:
+    """Only flights of the carriers, and first departures between the times of the clock."""
+    await system.first_snapshots(
+        flights=[flight_event(f"at{n}", "JFK", "LAX", EIGHT + n * HOUR) for n in range(3)]
+        + [flight_event("other", "JFK", "LAX", EIGHT + HOUR, carrier="DL")],
+        prices=[price_event(key) for key in ("at0", "at1", "at2", "other")],
+    )
+    asked = {
+        "carriers": asking(carriers=["B6", "B6"]),
+        "from": asking(departs_from=TimeOfDay(hours=10)),
+        "before": asking(departs_before=TimeOfDay(hours=10)),
+        "all": asking(
+            carriers=["DL"],
+            departs_from=TimeOfDay(hours=10),
+            departs_before=TimeOfDay(hours=10, minutes=1),
+        ),
+    }
+    found = {
+        name: flights_of((await search(system, query=query, sort_order=DEPARTURE)).itineraries)
+        for name, query in asked.items()
+    }
+
+    assert found == {
+        "carriers": [["at0"], ["at1"], ["at2"]],
+        "from": [["at1"], ["other"], ["at2"]],
+        "before": [["at0"]],
+        "all": [["other"]],
+    }
+
+
+async def test_two_stops_are_an_option(system: System) -> None:
+    """They are asked for; a way that leads far astray is never offered; a stream has them last."""
+    legs = [("JFK", "ORD"), ("ORD", "DEN"), ("DEN", "LAX"), ("ORD", "FRA"), ("FRA", "LAX")]
+    flights = [
+        flight_event(f"{a}-{b}", a, b, EIGHT + 4 * n * HOUR)
+        for n, (a, b) in zip([0, 1, 2, 1, 2], legs, strict=True)
+    ]
+    keys = [event.flight_changed.flight_id for event in flights]
+    await system.first_snapshots(flights=flights, prices=[price_event(key) for key in keys])
+    usual = await search(system)
+    more = await search(system, query=asking(max_stops=2))
+    call = system.stub.StreamItineraries(pb.StreamItinerariesRequest(query=asking(max_stops=2)))
+    streamed = [response async for response in call]
+
+    assert usual.itineraries == []
+    assert flights_of(more.itineraries) == [["JFK-ORD", "ORD-DEN", "DEN-LAX"]]
+    assert flights_of(streamed[-1].itineraries) == [["JFK-ORD", "ORD-DEN", "DEN-LAX"]]
+
+
+async def test_an_area_means_all_of_its_airports(system: System) -> None:
+    """NYC is New York's airports, in both directions; a journey inside it makes no sense."""
+    await system.first_snapshots(
+        flights=[
+            *(flight_event(code, code, "LAX", EIGHT) for code in ("JFK", "LGA", "EWR", "BOS")),
+            flight_event("back", "LAX", "EWR", EIGHT + 12 * HOUR),
+        ],
+        prices=[price_event(key) for key in ("JFK", "LGA", "EWR", "BOS", "back")],
+    )
+    there = await search(system, query=asking(origin="NYC"))
+    back = await search(system, query=asking(origin="LAX", destination="NYC"))
+    inside = await refusal(search(system, query=asking(origin="NYC", destination="LGA")))
+
+    assert flights_of(there.itineraries) == [["EWR"], ["JFK"], ["LGA"]]
+    assert flights_of(back.itineraries) == [["back"]]
+    assert [violation.field for violation in inside.violations] == ["query.destination"]
+
+
+async def test_a_round_trip_is_one_answer(system: System) -> None:
+    """Both ways with the price of both, cheapest first, a page at a time."""
+    await system.first_snapshots(
+        flights=[
+            *(flight_event(f"to{n}", "JFK", "LAX", EIGHT + n * HOUR) for n in range(2)),
+            *(flight_event(f"back{n}", "LAX", "JFK", EIGHT + (24 + n) * HOUR) for n in range(2)),
+        ],
+        prices=[
+            price_event("to0", 100),
+            price_event("to1", 300),
+            price_event("back0", 50, cents=1),
+            price_event("back1", 51),
+        ],
+    )
+    token = ""
+    trips: list[pb.RoundTrip] = []
+    while True:
+        page = await round_trips(system, query=asking(passengers=2), page_size=3, page_token=token)
+        trips += page.round_trips
+        if not (token := page.next_page_token):
+            break
+    found = [
+        (*flights_of([trip.outbound, trip.inbound]), amount(trip.price_total)) for trip in trips
+    ]
+
+    assert found == [
+        (["to0"], ["back0"], Decimal("300.02")),
+        (["to0"], ["back1"], Decimal(302)),
+        (["to1"], ["back0"], Decimal("700.02")),
+        (["to1"], ["back1"], Decimal(702)),
+    ]
+    assert amount(trips[0].price_per_passenger) == Decimal("150.01")
+    assert [position.source for position in page.positions] == ["schedule", "pricing"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason", "field"),
+    [
+        ({"return_date": None}, "VALIDATION_FAILED", "return_date"),
+        ({"return_date": Date(year=2026, month=3, day=6)}, "VALIDATION_FAILED", "return_date"),
+        ({"return_date": Date(year=2028, month=3, day=6)}, "DATE_OUT_OF_RANGE", "return_date"),
+        ({"query": asking(max_stops=2)}, "VALIDATION_FAILED", "query.max_stops"),
+        ({"query": asking(origin="XXX")}, "UNKNOWN_AIRPORT", "query.origin"),
+        ({"page_token": "nonsense"}, "INVALID_PAGE_TOKEN", "page_token"),
+    ],
+)
+async def test_a_wrong_round_trip_names_its_field(
+    system: System, fields: dict[str, Any], reason: str, field: str
+) -> None:
+    """As wrong requests of one way do."""
+    status = await refusal(round_trips(system, **fields))
+
+    assert (status.code, status.reason) == (grpc.StatusCode.INVALID_ARGUMENT, reason)
+    assert [violation.field for violation in status.violations] == [field]
+
+
+async def test_a_month_has_the_lowest_price_of_each_day(system: System) -> None:
+    """Days that are over, sold out or without flights are left out; connections count."""
+    days = {"a": 0, "b": 0, "full": 2, "on": 3}
+    await system.first_snapshots(
+        flights=[
+            *(
+                flight_event(key, "JFK", "LAX", EIGHT + 24 * n * HOUR, seats=3 * (key != "full"))
+                for key, n in days.items()
+            ),
+            flight_event("one", "JFK", "ORD", EIGHT + 24 * HOUR),
+            flight_event("two", "ORD", "LAX", EIGHT + 28 * HOUR),
+            flight_event("gone", "JFK", "LAX", EIGHT - 24 * 3 * HOUR),
+        ],
+        prices=[
+            price_event(key, dollars)
+            for key, dollars in {
+                "a": 120,
+                "b": 110,
+                "full": 5,
+                "on": 99,
+                "one": 40,
+                "two": 60,
+                "gone": 1,
+            }.items()
+        ],
+    )
+    calendar = await fares(system, passengers=3, departure_date=Date(year=2026, month=3))
+    direct = await fares(system, max_stops=0, departure_date=Date(year=2026, month=3, day=31))
+    refusals = [
+        await refusal(fares(system, **wrong))
+        for wrong in (
+            {"departure_date": Date(year=2026, month=1)},
+            {"departure_date": Date(month=3)},
+            {"max_stops": 2},
+            {"origin": "XXX"},
+        )
+    ]
+
+    assert [(day.date.day, amount(day.lowest_price)) for day in calendar.days] == [
+        (8, Decimal(110)),
+        (9, Decimal(100)),
+        (11, Decimal(99)),
+    ]
+    assert [day.date.day for day in direct.days] == [8, 11]
+    assert calendar.price_basis == pb.PRICE_BASIS_LIVE
+    assert [position.source for position in calendar.positions] == ["schedule", "pricing"]
+    assert [status.reason for status in refusals] == [
+        "DATE_OUT_OF_RANGE",
+        "VALIDATION_FAILED",
+        "VALIDATION_FAILED",
+        "UNKNOWN_AIRPORT",
+    ]
 
 
 async def test_an_empty_request_says_what_it_lacks(system: System) -> None:

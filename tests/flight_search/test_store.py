@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 from flight_search import store
 from flight_search.domain import Position
 from flight_search.read_model import SCHEDULE, DamagedFileError, ReadModel
-from tests.flight_search.timetables import feed, flight, found, prices, query
+from tests.flight_search.timetables import DIRECTORY, feed, flight, found, prices, query
 
 EIGHT = datetime(2026, 3, 8, 13, tzinfo=UTC)
 THERE = Position(source=SCHEDULE, epoch="e", seq=7)
@@ -19,7 +19,7 @@ THERE = Position(source=SCHEDULE, epoch="e", seq=7)
 def path(tmp_path: Path) -> Path:
     """A closed file with a thousand flights, one of them on sale, complete up to a position."""
     path = tmp_path / "data" / "search.db"
-    with ReadModel(path) as model:
+    with ReadModel(path, DIRECTORY) as model:
         model.start_snapshot(SCHEDULE)
         others = [flight(f"x{number}", "FRA", "SYD", EIGHT) for number in range(1000)]
         feed(model, [prices("a"), flight("a", "JFK", "LAX", EIGHT), *others])
@@ -29,14 +29,14 @@ def path(tmp_path: Path) -> Path:
 
 def reasons(path: Path) -> tuple[list[str], Position | None]:
     """Why an opened file was made anew, if so, and the position it then has."""
-    with capture_logs() as logged, ReadModel(path) as model:
+    with capture_logs() as logged, ReadModel(path, DIRECTORY) as model:
         position = model.position(SCHEDULE)
     return [line["reason"] for line in logged if line["event"] == "read_model.rebuilt"], position
 
 
 def test_a_restart_continues_with_the_file(path: Path) -> None:
     """What was applied, and the position with it, is there again."""
-    with ReadModel(path) as model:
+    with ReadModel(path, DIRECTORY) as model:
         position, flights = model.position(SCHEDULE), found(model, query())
 
     assert position == THERE
@@ -74,7 +74,7 @@ def test_a_file_that_was_closed_survives_the_machine(
 
 def test_an_interrupted_snapshot_starts_again(path: Path) -> None:
     """A position is forgotten when a snapshot starts, and stays so over a restart."""
-    with ReadModel(path) as model:
+    with ReadModel(path, DIRECTORY) as model:
         model.start_snapshot(SCHEDULE)
         model.apply(SCHEDULE, [flight("b", "JFK", "LAX", EIGHT)], None)
 
@@ -151,7 +151,7 @@ def test_a_truncated_log_loses_whole_batches_only(path: Path) -> None:
 def test_damage_that_shows_later_ends_the_process_and_the_file(path: Path) -> None:
     """A query that meets a broken page says so, and the next start is from nothing."""
     content = bytearray(path.read_bytes())
-    with ReadModel(path) as model:
+    with ReadModel(path, DIRECTORY) as model:
         for page in range(4096, len(content), 4096):
             content[page : page + 4096] = b"\xa5" * 4096
         path.write_bytes(content)
@@ -166,7 +166,7 @@ def test_damage_that_shows_later_ends_the_process_and_the_file(path: Path) -> No
 
 async def test_a_damaged_file_ends_the_process(path: Path) -> None:
     """The job that watches the file fails, and closing the model then removes the file."""
-    with ReadModel(path) as model:
+    with ReadModel(path, DIRECTORY) as model:
         model.damaged.set()
         with pytest.raises(DamagedFileError):
             await asyncio.wait_for(model.fail_when_damaged(), 5)

@@ -20,7 +20,7 @@ from tests.flight_search.owners import (
     price_event,
     prices_removed,
 )
-from tests.flight_search.timetables import DOLLAR, found, query
+from tests.flight_search.timetables import DIRECTORY, DOLLAR, found, query
 
 
 def flights(model: ReadModel) -> ReadModelInbox[FlightEvent]:
@@ -110,11 +110,11 @@ async def test_the_position_moves_at_the_end_of_a_batch(model: ReadModel) -> Non
 async def test_a_snapshot_cut_off_is_forgotten(tmp_path: Path) -> None:
     """A process that dies in a snapshot has no position, and the next one sweeps what is gone."""
     path = tmp_path / "search.db"
-    with ReadModel(path) as model:
+    with ReadModel(path, DIRECTORY) as model:
         await fares(model).apply([price_event(f"f{n}") for n in range(5)], None)
         await flights(model).start_snapshot()
         await flights(model).apply([flight_event("f0"), flight_event("f1")], None)
-    with ReadModel(path) as model:
+    with ReadModel(path, DIRECTORY) as model:
         inbox = flights(model)
         before = await inbox.position()
         await inbox.start_snapshot()

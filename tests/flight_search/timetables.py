@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
+from flight_search.airports import AirportDirectory
 from flight_search.changes import (
     Change,
     FlightChanged,
@@ -12,21 +13,39 @@ from flight_search.changes import (
     PricesChanged,
     PricesRemoved,
 )
-from flight_search.domain import Cabin, ItineraryQuery, Journey, SortOrder, admit
-from flight_search.paging import BEFORE_ALL
+from flight_search.domain import (
+    Cabin,
+    Itinerary,
+    ItineraryQuery,
+    Journey,
+    Place,
+    SortOrder,
+    admit,
+)
 from flight_search.read_model import PRICING, SCHEDULE, ReadModel
 
 ZONES = {
     "JFK": ZoneInfo("America/New_York"),
+    "LGA": ZoneInfo("America/New_York"),
+    "YYZ": ZoneInfo("America/Toronto"),
+    "ORD": ZoneInfo("America/Chicago"),
+    "DEN": ZoneInfo("America/Denver"),
     "LAX": ZoneInfo("America/Los_Angeles"),
     "FRA": ZoneInfo("Europe/Berlin"),
     "SYD": ZoneInfo("Australia/Sydney"),
     "KTM": ZoneInfo("Asia/Kathmandu"),
 }
+COUNTRIES = dict.fromkeys(("JFK", "LGA", "ORD", "DEN", "LAX"), "US") | {
+    "YYZ": "CA",
+    "FRA": "DE",
+    "SYD": "AU",
+    "KTM": "NP",
+}
+SHORTEST = {"": 45, "out": 60, "in out": 75, "in": 90}
+"""Minutes to change planes, by the borders that are crossed."""
+DIRECTORY = AirportDirectory.load()
 NOON = datetime(2026, 3, 6, 12, tzinfo=UTC)
 DOLLAR = 1_000_000_000
-Found = tuple[int, int, str, str]
-"""Sort value, departure and flights of an itinerary."""
 
 
 def flight(
@@ -39,13 +58,14 @@ def flight(
     seats: Iterable[int | None] = (9, None, 9, None),
     version: int = 1,
     delayed: bool = False,
+    carrier: str = "B6",
 ) -> FlightChanged:
     """A flight as schedule says it."""
     arrival = departure + timedelta(minutes=minutes)
     return FlightChanged(
         key,
         version,
-        "B6",
+        carrier,
         key[-4:],
         "A320",
         origin,
@@ -73,6 +93,9 @@ def query(
     passengers: int = 1,
     cabin: Cabin | None = Cabin.ECONOMY,
     max_stops: int = 1,
+    carriers: tuple[str, ...] = (),
+    departs_from: time | None = None,
+    departs_before: time | None = None,
 ) -> ItineraryQuery:
     """A query."""
     return ItineraryQuery(
@@ -82,12 +105,15 @@ def query(
         passengers=passengers,
         cabin=cabin,
         max_stops=max_stops,
+        carriers=carriers,
+        departs_from=departs_from,
+        departs_before=departs_before,
     )
 
 
 def journey(asked: ItineraryQuery, now: datetime = NOON) -> Journey:
     """The journey of a query."""
-    return admit(asked, ZONES.get, now)
+    return admit(asked, DIRECTORY, now)
 
 
 def feed(model: ReadModel, changes: Iterable[Change]) -> None:
@@ -100,9 +126,20 @@ def feed(model: ReadModel, changes: Iterable[Change]) -> None:
 def found(
     model: ReadModel, asked: ItineraryQuery, order: SortOrder = SortOrder.PRICE
 ) -> list[tuple[str, ...]]:
-    """The flights of everything that the model finds, sorted."""
-    itineraries, _ = model.page(journey(asked), order, BEFORE_ALL, 1000)
-    return [tuple(s.flight_id for s in itinerary.segments) for itinerary in itineraries]
+    """The flights of everything that the model finds with one stop at most, sorted."""
+    way = journey(asked)
+    stops = range(min(asked.max_stops, 1) + 1)
+    candidates = sorted(each for n in stops for each in model.find(way, order, n))
+    return [
+        tuple(segment.flight_id for segment in itinerary.segments)
+        for itinerary in model.itineraries(way.cabin, candidates)
+    ]
+
+
+def direct(model: ReadModel, asked: ItineraryQuery) -> list[Itinerary]:
+    """The direct itineraries that the model finds."""
+    way = journey(asked)
+    return model.itineraries(way.cabin, model.find(way, SortOrder.DEPARTURE, 0))
 
 
 @dataclass
@@ -130,27 +167,63 @@ class Oracle:
                 if key in self.prices and self.prices[key].version <= version:
                     del self.prices[key]
 
-    def find(self, asked: ItineraryQuery, order: SortOrder, now: datetime) -> list[Found]:
+    def find(self, asked: ItineraryQuery, order: SortOrder, now: datetime) -> list[Place]:
         """All itineraries, sorted."""
-        ways: list[tuple[FlightChanged, ...]] = [(f,) for f in self._flying(asked)]
-        ways = [way for way in ways if way[0].destination == asked.destination]
-        if asked.max_stops:
-            ways += [
-                (f, g)
-                for f in self._flying(asked)
-                for g in self._flying(asked)
-                if f.destination == g.origin
-                and g.destination == asked.destination
-                and 45 * 60 <= g.departure - f.arrival <= 6 * 3600
+        flying = self._flying(asked)
+        ways: list[tuple[FlightChanged, ...]] = [
+            (f,) for f in flying if f.origin in DIRECTORY.airports(asked.origin)
+        ]
+        found = []
+        for _ in range(asked.max_stops + 1):
+            found += [way for way in ways if self._arrives(way, asked)]
+            ways = [
+                (*way, g)
+                for way in ways
+                for g in flying
+                if self._connects(way[-1], g) and not self._ends(way[-1].destination, asked)
             ]
-        zone = ZONES[asked.origin]
         return sorted(
-            self._found(way, asked, order)
-            for way in ways
-            if way[0].origin == asked.origin
-            and datetime.fromtimestamp(way[0].departure, zone).date() == asked.departure_date
-            and way[0].departure >= int(now.timestamp())
+            self._found(way, asked, order) for way in found if self._leaves(way[0], asked, now)
         )
+
+    def arrival(self, place: Place) -> int:
+        """When the last flight at a place arrives."""
+        return self.flights[place.third or place.second or place.first].arrival
+
+    def _leaves(self, first: FlightChanged, asked: ItineraryQuery, now: datetime) -> bool:
+        zone = ZONES[first.origin]
+        local = datetime.fromtimestamp(first.departure, zone)
+        return (
+            local.date() == asked.departure_date
+            and first.departure >= int(now.timestamp())
+            and _within(local, asked.departs_from, asked.departs_before)
+        )
+
+    def _ends(self, airport: str, asked: ItineraryQuery) -> bool:
+        return airport in {
+            *DIRECTORY.airports(asked.origin),
+            *DIRECTORY.airports(asked.destination),
+        }
+
+    def _arrives(self, way: tuple[FlightChanged, ...], asked: ItineraryQuery) -> bool:
+        if way[-1].destination not in DIRECTORY.airports(asked.destination):
+            return False
+        if len(way) < 3:
+            return True
+        km = sum(DIRECTORY.leg(f.origin, f.destination).km for f in way)
+        straight = DIRECTORY.leg(
+            DIRECTORY.airports(asked.origin)[0], DIRECTORY.airports(asked.destination)[0]
+        ).km
+        return km <= straight + straight // 2 + 500
+
+    def _connects(self, f: FlightChanged, g: FlightChanged) -> bool:
+        if f.destination != g.origin:
+            return False
+        from_abroad = "in" if COUNTRIES[f.origin] != COUNTRIES[f.destination] else ""
+        going_abroad = "out" if COUNTRIES[g.origin] != COUNTRIES[g.destination] else ""
+        shortest = SHORTEST[f"{from_abroad} {going_abroad}".strip()]
+        shortest += 15 * (f.destination not in {"LGA", "KTM"})
+        return shortest * 60 <= g.departure - f.arrival <= 6 * 3600
 
     def _flying(self, asked: ItineraryQuery) -> list[FlightChanged]:
         return [
@@ -158,18 +231,19 @@ class Oracle:
             for key, f in self.flights.items()
             if (self._seats(f, asked.cabin) or 0) >= asked.passengers
             and self._price(key, asked.cabin) is not None
+            and (not asked.carriers or f.carrier in asked.carriers)
         ]
 
     def _found(
         self, way: tuple[FlightChanged, ...], asked: ItineraryQuery, order: SortOrder
-    ) -> Found:
+    ) -> Place:
         values = {
             SortOrder.PRICE: sum(self._price(f.flight_id, asked.cabin) or 0 for f in way),
             SortOrder.DEPARTURE: way[0].departure,
             SortOrder.DURATION: way[-1].arrival - way[0].departure,
         }
-        second = way[1].flight_id if len(way) > 1 else ""
-        return values[order], way[0].departure, way[0].flight_id, second
+        first, second, third = ([f.flight_id for f in way] + ["", ""])[:3]
+        return Place(values[order], way[0].departure, first, second, third)
 
     def _seats(self, f: FlightChanged, cabin: Cabin | None) -> int | None:
         return f.seats_economy if cabin is Cabin.ECONOMY else f.seats_business
@@ -177,3 +251,15 @@ class Oracle:
     def _price(self, key: str, cabin: Cabin | None) -> int | None:
         priced = self.prices.get(key)
         return priced and (priced.economy if cabin is Cabin.ECONOMY else priced.business)
+
+
+def _within(local: datetime, start: time | None, end: time | None) -> bool:
+    """Whether a clock has shown one time already on that day, and will show the other one yet."""
+    day = datetime.combine(local.date(), time.min, local.tzinfo).astimezone(UTC)
+    minutes = [(day + timedelta(minutes=n)).astimezone(local.tzinfo) for n in range(25 * 60)]
+    of_day = [minute for minute in minutes if minute.date() == local.date()]
+    instant = local.astimezone(UTC)
+    begun = start is None or any(m.time() >= start and m.astimezone(UTC) <= instant for m in of_day)
+    return begun and (
+        end is None or any(m.time() < end and m.astimezone(UTC) >= instant for m in of_day)
+    )

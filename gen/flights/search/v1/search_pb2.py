@@ -27,10 +27,11 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.type import date_pb2 as google_dot_type_dot_date__pb2
 from google.type import money_pb2 as google_dot_type_dot_money__pb2
+from google.type import timeofday_pb2 as google_dot_type_dot_timeofday__pb2
 from streams.v1 import stream_pb2 as streams_dot_v1_dot_stream__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x66lights/search/v1/search.proto\x12\x11\x66lights.search.v1\x1a\x1b\x66lights/type/v1/cabin.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16google/type/date.proto\x1a\x17google/type/money.proto\x1a\x17streams/v1/stream.proto\"\xc1\x01\n\x0eItineraryQuery\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x02 \x01(\t\x12)\n\x0e\x64\x65parture_date\x18\x03 \x01(\x0b\x32\x11.google.type.Date\x12\x12\n\npassengers\x18\x04 \x01(\x05\x12%\n\x05\x63\x61\x62in\x18\x05 \x01(\x0e\x32\x16.flights.type.v1.Cabin\x12\x16\n\tmax_stops\x18\x06 \x01(\x05H\x00\x88\x01\x01\x42\x0c\n\n_max_stops\"\x8a\x02\n\tItinerary\x12\x14\n\x0citinerary_id\x18\x01 \x01(\t\x12,\n\x08segments\x18\x02 \x03(\x0b\x32\x1a.flights.search.v1.Segment\x12+\n\x08\x64uration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x13price_per_passenger\x18\x04 \x01(\x0b\x32\x12.google.type.Money\x12\'\n\x0bprice_total\x18\x05 \x01(\x0b\x32\x12.google.type.Money\x12\x32\n\x0bprice_basis\x18\x06 \x01(\x0e\x32\x1d.flights.search.v1.PriceBasis\"I\n\x0cItineraryKey\x12\x12\n\nflight_ids\x18\x01 \x03(\t\x12%\n\x05\x63\x61\x62in\x18\x02 \x01(\x0e\x32\x16.flights.type.v1.Cabin\"\xce\x02\n\x07Segment\x12\x11\n\tflight_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63\x61rrier\x18\x02 \x01(\t\x12\x0e\n\x06number\x18\x03 \x01(\t\x12\x10\n\x08\x61ircraft\x18\x04 \x01(\t\x12\x0e\n\x06origin\x18\x05 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x06 \x01(\t\x12\x32\n\x0e\x64\x65parture_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x61rrival_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12$\n\x1c\x64\x65parture_utc_offset_minutes\x18\t \x01(\x05\x12\"\n\x1a\x61rrival_utc_offset_minutes\x18\n \x01(\x05\x12\x0f\n\x07\x64\x65layed\x18\x0b \x01(\x08\x12\x17\n\x0fseats_available\x18\x0c \x01(\x05\"l\n\x0eSourcePosition\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\"\n\x06\x63ursor\x18\x02 \x01(\x0b\x32\x12.streams.v1.Cursor\x12&\n\x03lag\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xdf\x01\n\x18SearchItinerariesRequest\x12\x30\n\x05query\x18\x01 \x01(\x0b\x32!.flights.search.v1.ItineraryQuery\x12\x30\n\nsort_order\x18\x02 \x01(\x0e\x32\x1c.flights.search.v1.SortOrder\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x38\n\rmin_positions\x18\x05 \x03(\x0b\x32!.flights.search.v1.SourcePosition\"\x9d\x01\n\x19SearchItinerariesResponse\x12\x31\n\x0bitineraries\x18\x01 \x03(\x0b\x32\x1c.flights.search.v1.Itinerary\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x34\n\tpositions\x18\x03 \x03(\x0b\x32!.flights.search.v1.SourcePosition\"\x86\x01\n\x18StreamItinerariesRequest\x12\x30\n\x05query\x18\x01 \x01(\x0b\x32!.flights.search.v1.ItineraryQuery\x12\x38\n\rmin_positions\x18\x02 \x03(\x0b\x32!.flights.search.v1.SourcePosition\"\x84\x01\n\x19StreamItinerariesResponse\x12\x31\n\x0bitineraries\x18\x01 \x03(\x0b\x32\x1c.flights.search.v1.Itinerary\x12\x34\n\tpositions\x18\x02 \x03(\x0b\x32!.flights.search.v1.SourcePosition\"g\n\x07\x41irport\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04\x63ity\x18\x03 \x01(\t\x12\x0f\n\x07\x63ountry\x18\x04 \x01(\t\x12\x11\n\ttime_zone\x18\x05 \x01(\t\x12\x0e\n\x06served\x18\x06 \x01(\x08\"9\n\x15SearchAirportsRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\"F\n\x16SearchAirportsResponse\x12,\n\x08\x61irports\x18\x01 \x03(\x0b\x32\x1a.flights.search.v1.Airport*p\n\tSortOrder\x12\x1a\n\x16SORT_ORDER_UNSPECIFIED\x10\x00\x12\x14\n\x10SORT_ORDER_PRICE\x10\x01\x12\x18\n\x14SORT_ORDER_DEPARTURE\x10\x02\x12\x17\n\x13SORT_ORDER_DURATION\x10\x03*[\n\nPriceBasis\x12\x1b\n\x17PRICE_BASIS_UNSPECIFIED\x10\x00\x12\x14\n\x10PRICE_BASIS_LIVE\x10\x01\x12\x1a\n\x16PRICE_BASIS_INDICATIVE\x10\x02\x32\xe7\x02\n\rSearchService\x12s\n\x11SearchItineraries\x12+.flights.search.v1.SearchItinerariesRequest\x1a,.flights.search.v1.SearchItinerariesResponse\"\x03\x90\x02\x01\x12u\n\x11StreamItineraries\x12+.flights.search.v1.StreamItinerariesRequest\x1a,.flights.search.v1.StreamItinerariesResponse\"\x03\x90\x02\x01\x30\x01\x12j\n\x0eSearchAirports\x12(.flights.search.v1.SearchAirportsRequest\x1a).flights.search.v1.SearchAirportsResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x66lights/search/v1/search.proto\x12\x11\x66lights.search.v1\x1a\x1b\x66lights/type/v1/cabin.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16google/type/date.proto\x1a\x17google/type/money.proto\x1a\x1bgoogle/type/timeofday.proto\x1a\x17streams/v1/stream.proto\"\xb1\x02\n\x0eItineraryQuery\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x02 \x01(\t\x12)\n\x0e\x64\x65parture_date\x18\x03 \x01(\x0b\x32\x11.google.type.Date\x12\x12\n\npassengers\x18\x04 \x01(\x05\x12%\n\x05\x63\x61\x62in\x18\x05 \x01(\x0e\x32\x16.flights.type.v1.Cabin\x12\x16\n\tmax_stops\x18\x06 \x01(\x05H\x00\x88\x01\x01\x12\x10\n\x08\x63\x61rriers\x18\x07 \x03(\t\x12,\n\x0c\x64\x65parts_from\x18\x08 \x01(\x0b\x32\x16.google.type.TimeOfDay\x12.\n\x0e\x64\x65parts_before\x18\t \x01(\x0b\x32\x16.google.type.TimeOfDayB\x0c\n\n_max_stops\"\x8a\x02\n\tItinerary\x12\x14\n\x0citinerary_id\x18\x01 \x01(\t\x12,\n\x08segments\x18\x02 \x03(\x0b\x32\x1a.flights.search.v1.Segment\x12+\n\x08\x64uration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x13price_per_passenger\x18\x04 \x01(\x0b\x32\x12.google.type.Money\x12\'\n\x0bprice_total\x18\x05 \x01(\x0b\x32\x12.google.type.Money\x12\x32\n\x0bprice_basis\x18\x06 \x01(\x0e\x32\x1d.flights.search.v1.PriceBasis\"I\n\x0cItineraryKey\x12\x12\n\nflight_ids\x18\x01 \x03(\t\x12%\n\x05\x63\x61\x62in\x18\x02 \x01(\x0e\x32\x16.flights.type.v1.Cabin\"\xce\x02\n\x07Segment\x12\x11\n\tflight_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63\x61rrier\x18\x02 \x01(\t\x12\x0e\n\x06number\x18\x03 \x01(\t\x12\x10\n\x08\x61ircraft\x18\x04 \x01(\t\x12\x0e\n\x06origin\x18\x05 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x06 \x01(\t\x12\x32\n\x0e\x64\x65parture_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x61rrival_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12$\n\x1c\x64\x65parture_utc_offset_minutes\x18\t \x01(\x05\x12\"\n\x1a\x61rrival_utc_offset_minutes\x18\n \x01(\x05\x12\x0f\n\x07\x64\x65layed\x18\x0b \x01(\x08\x12\x17\n\x0fseats_available\x18\x0c \x01(\x05\"l\n\x0eSourcePosition\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\"\n\x06\x63ursor\x18\x02 \x01(\x0b\x32\x12.streams.v1.Cursor\x12&\n\x03lag\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xdf\x01\n\x18SearchItinerariesRequest\x12\x30\n\x05query\x18\x01 \x01(\x0b\x32!.flights.search.v1.ItineraryQuery\x12\x30\n\nsort_order\x18\x02 \x01(\x0e\x32\x1c.flights.search.v1.SortOrder\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x38\n\rmin_positions\x18\x05 \x03(\x0b\x32!.flights.search.v1.SourcePosition\"\x9d\x01\n\x19SearchItinerariesResponse\x12\x31\n\x0bitineraries\x18\x01 \x03(\x0b\x32\x1c.flights.search.v1.Itinerary\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x34\n\tpositions\x18\x03 \x03(\x0b\x32!.flights.search.v1.SourcePosition\"\x86\x01\n\x18StreamItinerariesRequest\x12\x30\n\x05query\x18\x01 \x01(\x0b\x32!.flights.search.v1.ItineraryQuery\x12\x38\n\rmin_positions\x18\x02 \x03(\x0b\x32!.flights.search.v1.SourcePosition\"\x84\x01\n\x19StreamItinerariesResponse\x12\x31\n\x0bitineraries\x18\x01 \x03(\x0b\x32\x1c.flights.search.v1.Itinerary\x12\x34\n\tpositions\x18\x02 \x03(\x0b\x32!.flights.search.v1.SourcePosition\"\x86\x02\n\x17SearchRoundTripsRequest\x12\x30\n\x05query\x18\x01 \x01(\x0b\x32!.flights.search.v1.ItineraryQuery\x12&\n\x0breturn_date\x18\x02 \x01(\x0b\x32\x11.google.type.Date\x12\x30\n\nsort_order\x18\x03 \x01(\x0e\x32\x1c.flights.search.v1.SortOrder\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\x12\x38\n\rmin_positions\x18\x06 \x03(\x0b\x32!.flights.search.v1.SourcePosition\"\x9c\x01\n\x18SearchRoundTripsResponse\x12\x31\n\x0bround_trips\x18\x01 \x03(\x0b\x32\x1c.flights.search.v1.RoundTrip\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x34\n\tpositions\x18\x03 \x03(\x0b\x32!.flights.search.v1.SourcePosition\"\xc4\x01\n\tRoundTrip\x12.\n\x08outbound\x18\x01 \x01(\x0b\x32\x1c.flights.search.v1.Itinerary\x12-\n\x07inbound\x18\x02 \x01(\x0b\x32\x1c.flights.search.v1.Itinerary\x12/\n\x13price_per_passenger\x18\x03 \x01(\x0b\x32\x12.google.type.Money\x12\'\n\x0bprice_total\x18\x04 \x01(\x0b\x32\x12.google.type.Money\"\x87\x01\n\x19SearchFareCalendarRequest\x12\x30\n\x05query\x18\x01 \x01(\x0b\x32!.flights.search.v1.ItineraryQuery\x12\x38\n\rmin_positions\x18\x02 \x03(\x0b\x32!.flights.search.v1.SourcePosition\"\xb0\x01\n\x1aSearchFareCalendarResponse\x12(\n\x04\x64\x61ys\x18\x01 \x03(\x0b\x32\x1a.flights.search.v1.DayFare\x12\x32\n\x0bprice_basis\x18\x02 \x01(\x0e\x32\x1d.flights.search.v1.PriceBasis\x12\x34\n\tpositions\x18\x03 \x03(\x0b\x32!.flights.search.v1.SourcePosition\"T\n\x07\x44\x61yFare\x12\x1f\n\x04\x64\x61te\x18\x01 \x01(\x0b\x32\x11.google.type.Date\x12(\n\x0clowest_price\x18\x02 \x01(\x0b\x32\x12.google.type.Money\"g\n\x07\x41irport\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04\x63ity\x18\x03 \x01(\t\x12\x0f\n\x07\x63ountry\x18\x04 \x01(\t\x12\x11\n\ttime_zone\x18\x05 \x01(\t\x12\x0e\n\x06served\x18\x06 \x01(\x08\"9\n\x15SearchAirportsRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\"F\n\x16SearchAirportsResponse\x12,\n\x08\x61irports\x18\x01 \x03(\x0b\x32\x1a.flights.search.v1.Airport*p\n\tSortOrder\x12\x1a\n\x16SORT_ORDER_UNSPECIFIED\x10\x00\x12\x14\n\x10SORT_ORDER_PRICE\x10\x01\x12\x18\n\x14SORT_ORDER_DEPARTURE\x10\x02\x12\x17\n\x13SORT_ORDER_DURATION\x10\x03*[\n\nPriceBasis\x12\x1b\n\x17PRICE_BASIS_UNSPECIFIED\x10\x00\x12\x14\n\x10PRICE_BASIS_LIVE\x10\x01\x12\x1a\n\x16PRICE_BASIS_INDICATIVE\x10\x02\x32\xd1\x04\n\rSearchService\x12s\n\x11SearchItineraries\x12+.flights.search.v1.SearchItinerariesRequest\x1a,.flights.search.v1.SearchItinerariesResponse\"\x03\x90\x02\x01\x12u\n\x11StreamItineraries\x12+.flights.search.v1.StreamItinerariesRequest\x1a,.flights.search.v1.StreamItinerariesResponse\"\x03\x90\x02\x01\x30\x01\x12p\n\x10SearchRoundTrips\x12*.flights.search.v1.SearchRoundTripsRequest\x1a+.flights.search.v1.SearchRoundTripsResponse\"\x03\x90\x02\x01\x12v\n\x12SearchFareCalendar\x12,.flights.search.v1.SearchFareCalendarRequest\x1a-.flights.search.v1.SearchFareCalendarResponse\"\x03\x90\x02\x01\x12j\n\x0eSearchAirports\x12(.flights.search.v1.SearchAirportsRequest\x1a).flights.search.v1.SearchAirportsResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,36 +42,52 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SEARCHSERVICE'].methods_by_name['SearchItineraries']._serialized_options = b'\220\002\001'
   _globals['_SEARCHSERVICE'].methods_by_name['StreamItineraries']._loaded_options = None
   _globals['_SEARCHSERVICE'].methods_by_name['StreamItineraries']._serialized_options = b'\220\002\001'
+  _globals['_SEARCHSERVICE'].methods_by_name['SearchRoundTrips']._loaded_options = None
+  _globals['_SEARCHSERVICE'].methods_by_name['SearchRoundTrips']._serialized_options = b'\220\002\001'
+  _globals['_SEARCHSERVICE'].methods_by_name['SearchFareCalendar']._loaded_options = None
+  _globals['_SEARCHSERVICE'].methods_by_name['SearchFareCalendar']._serialized_options = b'\220\002\001'
   _globals['_SEARCHSERVICE'].methods_by_name['SearchAirports']._loaded_options = None
   _globals['_SEARCHSERVICE'].methods_by_name['SearchAirports']._serialized_options = b'\220\002\001'
-  _globals['_SORTORDER']._serialized_start=2102
-  _globals['_SORTORDER']._serialized_end=2214
-  _globals['_PRICEBASIS']._serialized_start=2216
-  _globals['_PRICEBASIS']._serialized_end=2307
-  _globals['_ITINERARYQUERY']._serialized_start=222
-  _globals['_ITINERARYQUERY']._serialized_end=415
-  _globals['_ITINERARY']._serialized_start=418
-  _globals['_ITINERARY']._serialized_end=684
-  _globals['_ITINERARYKEY']._serialized_start=686
-  _globals['_ITINERARYKEY']._serialized_end=759
-  _globals['_SEGMENT']._serialized_start=762
-  _globals['_SEGMENT']._serialized_end=1096
-  _globals['_SOURCEPOSITION']._serialized_start=1098
-  _globals['_SOURCEPOSITION']._serialized_end=1206
-  _globals['_SEARCHITINERARIESREQUEST']._serialized_start=1209
-  _globals['_SEARCHITINERARIESREQUEST']._serialized_end=1432
-  _globals['_SEARCHITINERARIESRESPONSE']._serialized_start=1435
-  _globals['_SEARCHITINERARIESRESPONSE']._serialized_end=1592
-  _globals['_STREAMITINERARIESREQUEST']._serialized_start=1595
-  _globals['_STREAMITINERARIESREQUEST']._serialized_end=1729
-  _globals['_STREAMITINERARIESRESPONSE']._serialized_start=1732
-  _globals['_STREAMITINERARIESRESPONSE']._serialized_end=1864
-  _globals['_AIRPORT']._serialized_start=1866
-  _globals['_AIRPORT']._serialized_end=1969
-  _globals['_SEARCHAIRPORTSREQUEST']._serialized_start=1971
-  _globals['_SEARCHAIRPORTSREQUEST']._serialized_end=2028
-  _globals['_SEARCHAIRPORTSRESPONSE']._serialized_start=2030
-  _globals['_SEARCHAIRPORTSRESPONSE']._serialized_end=2100
-  _globals['_SEARCHSERVICE']._serialized_start=2310
-  _globals['_SEARCHSERVICE']._serialized_end=2669
+  _globals['_SORTORDER']._serialized_start=3269
+  _globals['_SORTORDER']._serialized_end=3381
+  _globals['_PRICEBASIS']._serialized_start=3383
+  _globals['_PRICEBASIS']._serialized_end=3474
+  _globals['_ITINERARYQUERY']._serialized_start=251
+  _globals['_ITINERARYQUERY']._serialized_end=556
+  _globals['_ITINERARY']._serialized_start=559
+  _globals['_ITINERARY']._serialized_end=825
+  _globals['_ITINERARYKEY']._serialized_start=827
+  _globals['_ITINERARYKEY']._serialized_end=900
+  _globals['_SEGMENT']._serialized_start=903
+  _globals['_SEGMENT']._serialized_end=1237
+  _globals['_SOURCEPOSITION']._serialized_start=1239
+  _globals['_SOURCEPOSITION']._serialized_end=1347
+  _globals['_SEARCHITINERARIESREQUEST']._serialized_start=1350
+  _globals['_SEARCHITINERARIESREQUEST']._serialized_end=1573
+  _globals['_SEARCHITINERARIESRESPONSE']._serialized_start=1576
+  _globals['_SEARCHITINERARIESRESPONSE']._serialized_end=1733
+  _globals['_STREAMITINERARIESREQUEST']._serialized_start=1736
+  _globals['_STREAMITINERARIESREQUEST']._serialized_end=1870
+  _globals['_STREAMITINERARIESRESPONSE']._serialized_start=1873
+  _globals['_STREAMITINERARIESRESPONSE']._serialized_end=2005
+  _globals['_SEARCHROUNDTRIPSREQUEST']._serialized_start=2008
+  _globals['_SEARCHROUNDTRIPSREQUEST']._serialized_end=2270
+  _globals['_SEARCHROUNDTRIPSRESPONSE']._serialized_start=2273
+  _globals['_SEARCHROUNDTRIPSRESPONSE']._serialized_end=2429
+  _globals['_ROUNDTRIP']._serialized_start=2432
+  _globals['_ROUNDTRIP']._serialized_end=2628
+  _globals['_SEARCHFARECALENDARREQUEST']._serialized_start=2631
+  _globals['_SEARCHFARECALENDARREQUEST']._serialized_end=2766
+  _globals['_SEARCHFARECALENDARRESPONSE']._serialized_start=2769
+  _globals['_SEARCHFARECALENDARRESPONSE']._serialized_end=2945
+  _globals['_DAYFARE']._serialized_start=2947
+  _globals['_DAYFARE']._serialized_end=3031
+  _globals['_AIRPORT']._serialized_start=3033
+  _globals['_AIRPORT']._serialized_end=3136
+  _globals['_SEARCHAIRPORTSREQUEST']._serialized_start=3138
+  _globals['_SEARCHAIRPORTSREQUEST']._serialized_end=3195
+  _globals['_SEARCHAIRPORTSRESPONSE']._serialized_start=3197
+  _globals['_SEARCHAIRPORTSRESPONSE']._serialized_end=3267
+  _globals['_SEARCHSERVICE']._serialized_start=3477
+  _globals['_SEARCHSERVICE']._serialized_end=4070
 # @@protoc_insertion_point(module_scope)

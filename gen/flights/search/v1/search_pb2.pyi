@@ -13,6 +13,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.type import date_pb2 as _date_pb2
 from google.type import money_pb2 as _money_pb2
+from google.type import timeofday_pb2 as _timeofday_pb2
 from streams.v1 import stream_pb2 as _stream_pb2
 import builtins as _builtins
 import sys
@@ -89,19 +90,36 @@ class ItineraryQuery(_message.Message):
     PASSENGERS_FIELD_NUMBER: _builtins.int
     CABIN_FIELD_NUMBER: _builtins.int
     MAX_STOPS_FIELD_NUMBER: _builtins.int
+    CARRIERS_FIELD_NUMBER: _builtins.int
+    DEPARTS_FROM_FIELD_NUMBER: _builtins.int
+    DEPARTS_BEFORE_FIELD_NUMBER: _builtins.int
     origin: _builtins.str
-    """IATA airport code."""
+    """IATA code of an airport, or of a metropolitan area: any of its airports. A code that is both
+    means the airport.
+    """
     destination: _builtins.str
-    """IATA airport code, not the origin."""
+    """As the origin; no airport may be in both."""
     passengers: _builtins.int
     """1 to 9; every flight must have as many seats."""
     cabin: _cabin_pb2.Cabin.ValueType
     """The cabin, the same on every flight."""
     max_stops: _builtins.int
-    """0 or 1; absent means 1."""
+    """0 to 2; absent means 1. Ways with two stops that lead far astray are left out."""
     @_builtins.property
     def departure_date(self) -> _date_pb2.Date:
         """Calendar day of the first departure at the origin."""
+
+    @_builtins.property
+    def carriers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """IATA airline designators, at most 10: only flights of these. Empty means all."""
+
+    @_builtins.property
+    def departs_from(self) -> _timeofday_pb2.TimeOfDay:
+        """The first departure is at this time of the clock at the origin or later."""
+
+    @_builtins.property
+    def departs_before(self) -> _timeofday_pb2.TimeOfDay:
+        """The first departure is before this time of the clock at the origin."""
 
     def __init__(
         self,
@@ -112,10 +130,13 @@ class ItineraryQuery(_message.Message):
         passengers: _builtins.int = ...,
         cabin: _cabin_pb2.Cabin.ValueType = ...,
         max_stops: _builtins.int | None = ...,
+        carriers: _abc.Iterable[_builtins.str] | None = ...,
+        departs_from: _timeofday_pb2.TimeOfDay | None = ...,
+        departs_before: _timeofday_pb2.TimeOfDay | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_stops", b"_max_stops", "departure_date", b"departure_date", "max_stops", b"max_stops"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_stops", b"_max_stops", "departs_before", b"departs_before", "departs_from", b"departs_from", "departure_date", b"departure_date", "max_stops", b"max_stops"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_stops", b"_max_stops", "cabin", b"cabin", "departure_date", b"departure_date", "destination", b"destination", "max_stops", b"max_stops", "origin", b"origin", "passengers", b"passengers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_stops", b"_max_stops", "cabin", b"cabin", "carriers", b"carriers", "departs_before", b"departs_before", "departs_from", b"departs_from", "departure_date", b"departure_date", "destination", b"destination", "max_stops", b"max_stops", "origin", b"origin", "passengers", b"passengers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_stops: _TypeAlias = _typing.Literal["max_stops"]  # noqa: Y015
     _WhichOneofArgType__max_stops: _TypeAlias = _typing.Literal["_max_stops", b"_max_stops"]  # noqa: Y015
@@ -450,6 +471,224 @@ class StreamItinerariesResponse(_message.Message):
 Global___StreamItinerariesResponse: _TypeAlias = StreamItinerariesResponse  # noqa: Y015
 
 @_typing.final
+class SearchRoundTripsRequest(_message.Message):
+    """Request of SearchRoundTrips."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUERY_FIELD_NUMBER: _builtins.int
+    RETURN_DATE_FIELD_NUMBER: _builtins.int
+    SORT_ORDER_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    MIN_POSITIONS_FIELD_NUMBER: _builtins.int
+    sort_order: Global___SortOrder.ValueType
+    """How to sort, by the sum of both ways; by departure, the way there decides."""
+    page_size: _builtins.int
+    """At most this many, 1 to 100; 0 means 20."""
+    page_token: _builtins.str
+    """`next_page_token` of the response before; everything else must be the same."""
+    @_builtins.property
+    def query(self) -> Global___ItineraryQuery:
+        """The way there, with at most one stop on each way. Its times of the clock are about it alone."""
+
+    @_builtins.property
+    def return_date(self) -> _date_pb2.Date:
+        """Calendar day of the first departure of the way back, at the destination."""
+
+    @_builtins.property
+    def min_positions(self) -> _containers.RepeatedCompositeFieldContainer[Global___SourcePosition]:
+        """Positions that the answer must have reached."""
+
+    def __init__(
+        self,
+        *,
+        query: Global___ItineraryQuery | None = ...,
+        return_date: _date_pb2.Date | None = ...,
+        sort_order: Global___SortOrder.ValueType = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        min_positions: _abc.Iterable[Global___SourcePosition] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["query", b"query", "return_date", b"return_date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["min_positions", b"min_positions", "page_size", b"page_size", "page_token", b"page_token", "query", b"query", "return_date", b"return_date", "sort_order", b"sort_order"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchRoundTripsRequest: _TypeAlias = SearchRoundTripsRequest  # noqa: Y015
+
+@_typing.final
+class SearchRoundTripsResponse(_message.Message):
+    """Response of SearchRoundTrips."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUND_TRIPS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    POSITIONS_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def round_trips(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoundTrip]:
+        """The round trips, sorted."""
+
+    @_builtins.property
+    def positions(self) -> _containers.RepeatedCompositeFieldContainer[Global___SourcePosition]:
+        """How fresh this answer is."""
+
+    def __init__(
+        self,
+        *,
+        round_trips: _abc.Iterable[Global___RoundTrip] | None = ...,
+        next_page_token: _builtins.str = ...,
+        positions: _abc.Iterable[Global___SourcePosition] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "positions", b"positions", "round_trips", b"round_trips"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchRoundTripsResponse: _TypeAlias = SearchRoundTripsResponse  # noqa: Y015
+
+@_typing.final
+class RoundTrip(_message.Message):
+    """A way there, and a way back that departs an hour or more after its arrival."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTBOUND_FIELD_NUMBER: _builtins.int
+    INBOUND_FIELD_NUMBER: _builtins.int
+    PRICE_PER_PASSENGER_FIELD_NUMBER: _builtins.int
+    PRICE_TOTAL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def outbound(self) -> Global___Itinerary:
+        """The way there."""
+
+    @_builtins.property
+    def inbound(self) -> Global___Itinerary:
+        """The way back."""
+
+    @_builtins.property
+    def price_per_passenger(self) -> _money_pb2.Money:
+        """Both ways for one passenger, taxes included."""
+
+    @_builtins.property
+    def price_total(self) -> _money_pb2.Money:
+        """Both ways for the whole party, taxes included."""
+
+    def __init__(
+        self,
+        *,
+        outbound: Global___Itinerary | None = ...,
+        inbound: Global___Itinerary | None = ...,
+        price_per_passenger: _money_pb2.Money | None = ...,
+        price_total: _money_pb2.Money | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["inbound", b"inbound", "outbound", b"outbound", "price_per_passenger", b"price_per_passenger", "price_total", b"price_total"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inbound", b"inbound", "outbound", b"outbound", "price_per_passenger", b"price_per_passenger", "price_total", b"price_total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoundTrip: _TypeAlias = RoundTrip  # noqa: Y015
+
+@_typing.final
+class SearchFareCalendarRequest(_message.Message):
+    """Request of SearchFareCalendar."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUERY_FIELD_NUMBER: _builtins.int
+    MIN_POSITIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def query(self) -> Global___ItineraryQuery:
+        """What to look for, with at most one stop. The day of the departure date is ignored and may be 0."""
+
+    @_builtins.property
+    def min_positions(self) -> _containers.RepeatedCompositeFieldContainer[Global___SourcePosition]:
+        """Positions that the answer must have reached."""
+
+    def __init__(
+        self,
+        *,
+        query: Global___ItineraryQuery | None = ...,
+        min_positions: _abc.Iterable[Global___SourcePosition] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["query", b"query"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["min_positions", b"min_positions", "query", b"query"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchFareCalendarRequest: _TypeAlias = SearchFareCalendarRequest  # noqa: Y015
+
+@_typing.final
+class SearchFareCalendarResponse(_message.Message):
+    """Response of SearchFareCalendar."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DAYS_FIELD_NUMBER: _builtins.int
+    PRICE_BASIS_FIELD_NUMBER: _builtins.int
+    POSITIONS_FIELD_NUMBER: _builtins.int
+    price_basis: Global___PriceBasis.ValueType
+    """How far the prices can be trusted."""
+    @_builtins.property
+    def days(self) -> _containers.RepeatedCompositeFieldContainer[Global___DayFare]:
+        """The days on which something is sold, in their order."""
+
+    @_builtins.property
+    def positions(self) -> _containers.RepeatedCompositeFieldContainer[Global___SourcePosition]:
+        """How fresh this answer is."""
+
+    def __init__(
+        self,
+        *,
+        days: _abc.Iterable[Global___DayFare] | None = ...,
+        price_basis: Global___PriceBasis.ValueType = ...,
+        positions: _abc.Iterable[Global___SourcePosition] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["days", b"days", "positions", b"positions", "price_basis", b"price_basis"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchFareCalendarResponse: _TypeAlias = SearchFareCalendarResponse  # noqa: Y015
+
+@_typing.final
+class DayFare(_message.Message):
+    """The lowest price on one day."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATE_FIELD_NUMBER: _builtins.int
+    LOWEST_PRICE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def date(self) -> _date_pb2.Date:
+        """Calendar day of the first departure at the origin."""
+
+    @_builtins.property
+    def lowest_price(self) -> _money_pb2.Money:
+        """For one passenger, taxes included."""
+
+    def __init__(
+        self,
+        *,
+        date: _date_pb2.Date | None = ...,
+        lowest_price: _money_pb2.Money | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["date", b"date", "lowest_price", b"lowest_price"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["date", b"date", "lowest_price", b"lowest_price"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DayFare: _TypeAlias = DayFare  # noqa: Y015
+
+@_typing.final
 class Airport(_message.Message):
     """An airport."""
 
@@ -500,7 +739,9 @@ class SearchAirportsRequest(_message.Message):
     QUERY_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     query: _builtins.str
-    """Prefix of a code, or of a word of the city or name; 1 to 100 characters."""
+    """Prefix of a code, of the code of an area, or of a word of the city or name; 1 to 100
+    characters.
+    """
     page_size: _builtins.int
     """At most this many, 1 to 50; 0 means 10."""
     def __init__(
@@ -526,8 +767,8 @@ class SearchAirportsResponse(_message.Message):
     AIRPORTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def airports(self) -> _containers.RepeatedCompositeFieldContainer[Global___Airport]:
-        """Best match first: an exact code, then served ones before others; within that by code, city,
-        name.
+        """Best match first: an exact code, then served ones before others; within that by code, code of
+        the area, city, name.
         """
 
     def __init__(

@@ -47,6 +47,16 @@ class SearchServiceStub:
                 request_serializer=flights_dot_search_dot_v1_dot_search__pb2.StreamItinerariesRequest.SerializeToString,
                 response_deserializer=flights_dot_search_dot_v1_dot_search__pb2.StreamItinerariesResponse.FromString,
                 _registered_method=True)
+        self.SearchRoundTrips = channel.unary_unary(
+                '/flights.search.v1.SearchService/SearchRoundTrips',
+                request_serializer=flights_dot_search_dot_v1_dot_search__pb2.SearchRoundTripsRequest.SerializeToString,
+                response_deserializer=flights_dot_search_dot_v1_dot_search__pb2.SearchRoundTripsResponse.FromString,
+                _registered_method=True)
+        self.SearchFareCalendar = channel.unary_unary(
+                '/flights.search.v1.SearchService/SearchFareCalendar',
+                request_serializer=flights_dot_search_dot_v1_dot_search__pb2.SearchFareCalendarRequest.SerializeToString,
+                response_deserializer=flights_dot_search_dot_v1_dot_search__pb2.SearchFareCalendarResponse.FromString,
+                _registered_method=True)
         self.SearchAirports = channel.unary_unary(
                 '/flights.search.v1.SearchService/SearchAirports',
                 request_serializer=flights_dot_search_dot_v1_dot_search__pb2.SearchAirportsRequest.SerializeToString,
@@ -69,7 +79,22 @@ class SearchServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StreamItineraries(self, request, context):
-        """Every itinerary as it is found, direct ones first, not sorted. Errors as SearchItineraries.
+        """Every itinerary as it is found, not sorted: direct ones first, those with two stops last. Errors
+        as SearchItineraries.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SearchRoundTrips(self, request, context):
+        """A page of ways there and back, sorted by what both are together. Errors as SearchItineraries.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SearchFareCalendar(self, request, context):
+        """The lowest price on each day of a month. Errors as SearchItineraries.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -94,6 +119,16 @@ def add_SearchServiceServicer_to_server(servicer, server):
                     servicer.StreamItineraries,
                     request_deserializer=flights_dot_search_dot_v1_dot_search__pb2.StreamItinerariesRequest.FromString,
                     response_serializer=flights_dot_search_dot_v1_dot_search__pb2.StreamItinerariesResponse.SerializeToString,
+            ),
+            'SearchRoundTrips': grpc.unary_unary_rpc_method_handler(
+                    servicer.SearchRoundTrips,
+                    request_deserializer=flights_dot_search_dot_v1_dot_search__pb2.SearchRoundTripsRequest.FromString,
+                    response_serializer=flights_dot_search_dot_v1_dot_search__pb2.SearchRoundTripsResponse.SerializeToString,
+            ),
+            'SearchFareCalendar': grpc.unary_unary_rpc_method_handler(
+                    servicer.SearchFareCalendar,
+                    request_deserializer=flights_dot_search_dot_v1_dot_search__pb2.SearchFareCalendarRequest.FromString,
+                    response_serializer=flights_dot_search_dot_v1_dot_search__pb2.SearchFareCalendarResponse.SerializeToString,
             ),
             'SearchAirports': grpc.unary_unary_rpc_method_handler(
                     servicer.SearchAirports,
@@ -158,6 +193,60 @@ class SearchService:
             '/flights.search.v1.SearchService/StreamItineraries',
             flights_dot_search_dot_v1_dot_search__pb2.StreamItinerariesRequest.SerializeToString,
             flights_dot_search_dot_v1_dot_search__pb2.StreamItinerariesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SearchRoundTrips(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flights.search.v1.SearchService/SearchRoundTrips',
+            flights_dot_search_dot_v1_dot_search__pb2.SearchRoundTripsRequest.SerializeToString,
+            flights_dot_search_dot_v1_dot_search__pb2.SearchRoundTripsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SearchFareCalendar(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flights.search.v1.SearchService/SearchFareCalendar',
+            flights_dot_search_dot_v1_dot_search__pb2.SearchFareCalendarRequest.SerializeToString,
+            flights_dot_search_dot_v1_dot_search__pb2.SearchFareCalendarResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -24,7 +24,13 @@ class SearchServiceStub:
     INVALID_PAGE_TOKEN; BadRequest names the fields).
     """
     StreamItineraries: _aio.UnaryStreamMultiCallable[_search_pb2.StreamItinerariesRequest, _search_pb2.StreamItinerariesResponse]
-    """Every itinerary as it is found, direct ones first, not sorted. Errors as SearchItineraries."""
+    """Every itinerary as it is found, not sorted: direct ones first, those with two stops last. Errors
+    as SearchItineraries.
+    """
+    SearchRoundTrips: _aio.UnaryUnaryMultiCallable[_search_pb2.SearchRoundTripsRequest, _search_pb2.SearchRoundTripsResponse]
+    """A page of ways there and back, sorted by what both are together. Errors as SearchItineraries."""
+    SearchFareCalendar: _aio.UnaryUnaryMultiCallable[_search_pb2.SearchFareCalendarRequest, _search_pb2.SearchFareCalendarResponse]
+    """The lowest price on each day of a month. Errors as SearchItineraries."""
     SearchAirports: _aio.UnaryUnaryMultiCallable[_search_pb2.SearchAirportsRequest, _search_pb2.SearchAirportsResponse]
     """Airports by code, city or name, best match first. INVALID_ARGUMENT (VALIDATION_FAILED)."""
 
@@ -50,7 +56,25 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _search_pb2.StreamItinerariesRequest,
         context: _aio.ServicerContext[_search_pb2.StreamItinerariesRequest, _abc.AsyncIterator[_search_pb2.StreamItinerariesResponse]],
     ) -> _abc.AsyncIterator[_search_pb2.StreamItinerariesResponse]:
-        """Every itinerary as it is found, direct ones first, not sorted. Errors as SearchItineraries."""
+        """Every itinerary as it is found, not sorted: direct ones first, those with two stops last. Errors
+        as SearchItineraries.
+        """
+
+    @_abc_1.abstractmethod
+    def SearchRoundTrips(
+        self,
+        request: _search_pb2.SearchRoundTripsRequest,
+        context: _aio.ServicerContext[_search_pb2.SearchRoundTripsRequest, _abc.Awaitable[_search_pb2.SearchRoundTripsResponse]],
+    ) -> _abc.Awaitable[_search_pb2.SearchRoundTripsResponse]:
+        """A page of ways there and back, sorted by what both are together. Errors as SearchItineraries."""
+
+    @_abc_1.abstractmethod
+    def SearchFareCalendar(
+        self,
+        request: _search_pb2.SearchFareCalendarRequest,
+        context: _aio.ServicerContext[_search_pb2.SearchFareCalendarRequest, _abc.Awaitable[_search_pb2.SearchFareCalendarResponse]],
+    ) -> _abc.Awaitable[_search_pb2.SearchFareCalendarResponse]:
+        """The lowest price on each day of a month. Errors as SearchItineraries."""
 
     @_abc_1.abstractmethod
     def SearchAirports(

@@ -1,0 +1,83 @@
+"""Itineraries: what can be looked for, what is found, and in which order; standard library only."""
+
+from flight_search.domain.candidates import (
+    AFTER_ALL,
+    BEFORE_ALL,
+    BEFORE_ALL_TRIPS,
+    SHORTEST_STAY,
+    Candidate,
+    Place,
+    RoundTrip,
+    RoundTripPlace,
+    SortOrder,
+    round_trips,
+)
+from flight_search.domain.connections import (
+    HUBS,
+    LONGEST_CONNECTION,
+    Leg,
+    longest_way,
+    shortest_connection,
+)
+from flight_search.domain.errors import (
+    InvalidQueryError,
+    PositionNotReachedError,
+    Violation,
+    invalid,
+)
+from flight_search.domain.queries import (
+    BOOKABLE_AHEAD,
+    DEFAULT_STOPS,
+    Geography,
+    ItineraryQuery,
+    Journey,
+    admit,
+    admit_return,
+    bookable,
+    midnight,
+)
+from flight_search.domain.values import (
+    Airport,
+    Cabin,
+    Itinerary,
+    Position,
+    PriceBasis,
+    Segment,
+)
+
+__all__ = [
+    "AFTER_ALL",
+    "BEFORE_ALL",
+    "BEFORE_ALL_TRIPS",
+    "BOOKABLE_AHEAD",
+    "DEFAULT_STOPS",
+    "HUBS",
+    "LONGEST_CONNECTION",
+    "SHORTEST_STAY",
+    "Airport",
+    "Cabin",
+    "Candidate",
+    "Geography",
+    "InvalidQueryError",
+    "Itinerary",
+    "ItineraryQuery",
+    "Journey",
+    "Leg",
+    "Place",
+    "Position",
+    "PositionNotReachedError",
+    "PriceBasis",
+    "RoundTrip",
+    "RoundTripPlace",
+    "Segment",
+    "SortOrder",
+    "Violation",
+    "admit",
+    "admit_return",
+    "bookable",
+    "invalid",
+    "longest_way",
+    "midnight",
+    "round_trips",
+    "shortest_connection",
+]
