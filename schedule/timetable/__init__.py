@@ -1,4 +1,4 @@
-"""The timetable: real flights of 2013 on today's calendar, with derived returns.
+"""The timetable: real flights of 2013 on today's calendar, with derived returns, or invented ones.
 
 replay = Replay(Airports.load())
 with shipped() as lines:
@@ -10,6 +10,7 @@ from schedule.timetable.airports import Airport, Airports
 from schedule.timetable.calendar import source_day, window
 from schedule.timetable.replay import Replay, Report
 from schedule.timetable.source import MalformedTimetableError, Source, shipped
+from schedule.timetable.synthetic import Synthetic
 
 __all__ = [
     "Airport",
@@ -18,6 +19,7 @@ __all__ = [
     "Replay",
     "Report",
     "Source",
+    "Synthetic",
     "shipped",
     "source_day",
     "window",

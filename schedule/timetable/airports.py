@@ -11,10 +11,11 @@ import airportsdata
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Airport:
-    """An airport by its IATA code; the longitude is in degrees, east is positive."""
+    """An airport by its IATA code; its coordinates are degrees north and east."""
 
     code: str
     zone: ZoneInfo
+    latitude: float
     longitude: float
 
     def offset_minutes(self, instant: datetime) -> int:
@@ -33,7 +34,12 @@ class Airports:
         """Every airport of airportsdata that has an IATA code: about 7,900."""
         return cls(
             {
-                code: Airport(code=code, zone=ZoneInfo(airport["tz"]), longitude=airport["lon"])
+                code: Airport(
+                    code=code,
+                    zone=ZoneInfo(airport["tz"]),
+                    latitude=airport["lat"],
+                    longitude=airport["lon"],
+                )
                 for code, airport in airportsdata.load("IATA").items()
             }
         )
@@ -41,6 +47,10 @@ class Airports:
     def get(self, code: str) -> Airport | None:
         """The airport with that IATA code."""
         return self._known.get(code)
+
+    def codes(self) -> set[str]:
+        """Their IATA codes."""
+        return set(self._known)
 
     def utc_offset(self, code: str, instant: datetime) -> int:
         """Offset of local time from UTC there and then, in minutes; KeyError."""
