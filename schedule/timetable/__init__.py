@@ -8,6 +8,7 @@ replay.report
 
 from schedule.timetable.airports import Airport, Airports
 from schedule.timetable.calendar import source_day, window
+from schedule.timetable.disruptions import Disruption
 from schedule.timetable.replay import Replay, Report
 from schedule.timetable.source import MalformedTimetableError, Source, shipped
 from schedule.timetable.synthetic import Synthetic
@@ -15,6 +16,7 @@ from schedule.timetable.synthetic import Synthetic
 __all__ = [
     "Airport",
     "Airports",
+    "Disruption",
     "MalformedTimetableError",
     "Replay",
     "Report",

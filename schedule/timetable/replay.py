@@ -11,11 +11,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
+from operator import attrgetter
 
 from schedule.domain import Flight, flight_id
 from schedule.timetable.aircraft import cabins_of, seats_of
 from schedule.timetable.airports import Airport, Airports
 from schedule.timetable.calendar import source_day
+from schedule.timetable.disruptions import Disruption, disruptions_of
 from schedule.timetable.source import Source, SourceFlight
 
 TURNAROUND = timedelta(minutes=60)
@@ -73,6 +75,17 @@ class Replay:
             for day in targets[flown]:
                 yield day, [flight for row in rows for flight in self._both_ways(row, day)]
         self.report.read, self.report.elsewhere = source.rows, source.elsewhere
+
+    def disruptions(self, source: Source, day: date) -> list[Disruption]:
+        """What went wrong with the flights of a day, in the order in which it becomes known."""
+        known = [
+            disruption
+            for _, rows in source.days({source_day(day)})
+            for row in rows
+            if (flights := self._both_ways(row, day))
+            for disruption in disruptions_of(row, *flights)
+        ]
+        return sorted(known, key=attrgetter("at", "flight_id"))
 
     def _both_ways(self, row: SourceFlight, day: date) -> list[Flight]:
         leg = self._outbound(row, day)

@@ -27,7 +27,10 @@ class MalformedTimetableError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceFlight:
-    """A flight of the source year; times are local to their own airport."""
+    """A flight of the source year; times are local to their own airport, delays are in minutes.
+
+    One that was cancelled has no delay at its departure, one that was diverted none at its arrival.
+    """
 
     day: date
     departure: time
@@ -39,6 +42,8 @@ class SourceFlight:
     distance_km: int
     model: str
     seats: int | None
+    departure_delay: int | None
+    arrival_delay: int | None
 
 
 @contextmanager
@@ -98,7 +103,8 @@ def parse(row: list[str]) -> SourceFlight:
     """One row of the extract. Raises ValueError."""
     if len(row) != COLUMNS:
         raise ValueError(f"{len(row)} columns instead of {COLUMNS}")
-    month, day, departure, arrival, _, _, carrier, number, origin, destination, miles, *plane = row
+    month, day, departure, arrival, *late, carrier, number = row[:8]
+    origin, destination, miles, *plane = row[8:]
     return SourceFlight(
         day=date(SOURCE_YEAR, int(month), int(day)),
         departure=clock(departure),
@@ -110,6 +116,8 @@ def parse(row: list[str]) -> SourceFlight:
         distance_km=round(positive(miles) * KM_PER_MILE),
         model=plane[0],
         seats=positive(plane[1]) if plane[1] else None,
+        departure_delay=int(late[0]) if late[0] else None,
+        arrival_delay=int(late[1]) if late[1] else None,
     )
 
 
