@@ -45,8 +45,8 @@ from flight_search.paging import (
 DEFAULT_ITINERARIES, MOST_ITINERARIES = 20, 100
 DEFAULT_AIRPORTS, MOST_AIRPORTS = 10, 50
 LONGEST_TEXT = 100
-VIAS_PER_TURN = 8
-"""Connecting airports looked at before others get their turn: about a millisecond of work."""
+VIAS_PER_TURN = {1: 8, 2: 1}
+"""By stops, first stops looked at before others get their turn: about a millisecond of work."""
 
 
 class Timetable(Protocol):
@@ -198,7 +198,7 @@ class ItinerarySearch:
             positions=self._sources.positions(),
         )
         for stops in range(1, journey.max_stops + 1):
-            for some in _batches(self._timetable.vias(journey, stops)):
+            for some in _batches(self._timetable.vias(journey, stops), VIAS_PER_TURN[stops]):
                 await asyncio.sleep(0)  # others get their turn even while nothing is found
                 if found := [each for via in some for each in self._all(journey, stops, via)]:
                     yield Found(itineraries=found, price_basis=self._sources.price_basis())
@@ -336,8 +336,8 @@ def _candidate(found: tuple[Candidate, Itinerary]) -> Candidate:
     return found[0]
 
 
-def _batches(vias: Sequence[str]) -> Iterable[Sequence[str]]:
-    return (vias[start : start + VIAS_PER_TURN] for start in range(0, len(vias), VIAS_PER_TURN))
+def _batches(vias: Sequence[str], size: int) -> Iterable[Sequence[str]]:
+    return (vias[start : start + size] for start in range(0, len(vias), size))
 
 
 def _size(field: str, asked: int, default: int, most: int) -> int:

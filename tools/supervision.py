@@ -173,10 +173,12 @@ def tolerated(code: int) -> Iterator[None]:
             raise
 
 
-def until(condition: Callable[[], bool], what: str, patience: float = PATIENCE) -> None:
+def until(
+    condition: Callable[[], bool], what: str, patience: float = PATIENCE, pause: float = 0.05
+) -> None:
     """Poll until the condition holds; supervisor tells nobody of its own accord."""
     limit = time.monotonic() + patience
     while not condition():
         if time.monotonic() > limit:
             sys.exit(f"gave up after {patience:.0f} s waiting for {what}")
-        time.sleep(0.05)
+        time.sleep(pause)

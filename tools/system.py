@@ -39,6 +39,7 @@ from tools.programs import (
 from tools.supervision import Supervisor, fail_if_given_up, until
 
 READY_WITHIN = 300.0  # seconds; a first start loads the timetable
+PAUSE = 0.25  # seconds between two looks at everything, which take time from what is starting
 
 
 def up(settings: Settings, database: str | None) -> None:
@@ -171,7 +172,7 @@ def wait_until_ready(
                 missing.discard(instance)
         return not missing and announce.is_ready(settings)
 
-    until(all_passing, "instances to pass their checks", READY_WITHIN)
+    until(all_passing, "instances to pass their checks", READY_WITHIN, PAUSE)
 
 
 def passing(client: Any) -> dict[str, int]:
