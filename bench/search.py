@@ -1,0 +1,247 @@
+"""Search over a million flights while thousands of changes a second are applied.
+
+    python -m bench.search --flights 1000000 --seconds 120
+
+One search process on a core of its own follows two owners that live in another process, over gRPC,
+with no Consul and no gateway. Printed are how long the first load takes and what it leaves in
+memory and on disk; then, for each rate of queries, the time a query takes in the read model and the
+whole RPC from when it was due (open loop, Poisson), with and without changes; then how long a
+change takes to be found; then how long a restart takes from its own file.
+"""
+
+import argparse
+import asyncio
+import os
+import random
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+import psutil
+
+import flight_search.__main__
+from bench.overhead import Child
+from bench.search_owners import EPOCH, run_owners
+from consulmesh import MeshConfig
+from consulmesh.testing import StaticMesh
+from consulmesh.testing.ports import free_port
+from consulmesh.wellknown import date_message
+from flight_search.airports import AirportDirectory
+from flight_search.read_model import ReadModel
+from flights.search.v1 import search_pb2 as pb
+from flights.search.v1.search_pb2_grpc import SearchServiceStub
+from flights.type.v1.cabin_pb2 import CABIN_ECONOMY
+from schedule.sources import source_of
+from schedule.timetable import Airports, window
+from schedule.window import DAYS, HOME
+from streams.v1.stream_pb2 import Cursor
+
+CHANGES: Final = 5_000
+RATES: Final = (200, 600)
+ROUTES: Final = 2_000
+PAGE: Final = 20
+PROBES: Final = 200
+PROBING: Final = 20  # a second
+DEADLINE: Final = 10.0
+MILLI: Final = 1e3
+MEBI: Final = 1 << 20
+
+
+async def run_search(parent: Connection, folder: str, owners: str) -> None:
+    """The search process: says its address once it serves, then what it has used and measured."""
+    os.sched_setaffinity(0, {0})
+    port = free_port()
+    config = MeshConfig(version="0.0.0", port=port, state_dir=Path(folder), metrics_port=None)
+    airports = AirportDirectory.load()
+    targets = {"schedule": owners, "pricing": owners}
+    took: list[float] = []
+    # what the process measures of itself is too coarse
+    flight_search.__main__.MeasuredTimetable = timed(took)  # type: ignore[assignment,attr-defined]
+    with ReadModel(Path(folder) / "search.db", airports) as model:
+        async with StaticMesh("flight-search", targets, config=config) as mesh:
+            served = asyncio.create_task(flight_search.__main__.serve(mesh, model, airports))
+            serving = asyncio.create_task(mesh.serving.wait())
+            await asyncio.wait({served, serving}, return_when=asyncio.FIRST_COMPLETED)
+            if not served.done():
+                parent.send(f"127.0.0.1:{port}")
+                while await asyncio.to_thread(parent.recv):
+                    parent.send(usage(took))
+                    took.clear()
+                mesh.draining.set()
+            await served
+
+
+def timed(took: list[float]) -> type:
+    """A timetable that notes how long each question took it."""
+
+    class Timed:
+        def __init__(self, timetable: Any) -> None:
+            self.vias, self.served = timetable.vias, timetable.served
+            self.itineraries = timetable.itineraries
+            self._find = timetable.find
+
+        def find(self, *args: Any, **kwargs: Any) -> Any:
+            before = time.perf_counter()
+            try:
+                return self._find(*args, **kwargs)
+            finally:
+                took.append(time.perf_counter() - before)
+
+    return Timed
+
+
+def usage(took: Sequence[float]) -> dict[str, Any]:
+    """CPU seconds, memory and queries since the last time."""
+    memory = psutil.Process().memory_info().rss
+    return {"cpu": time.process_time(), "rss": memory, "queries": list(took)}
+
+
+class Market:
+    """What is asked for: routes as often as they are flown, on any day of the window but today."""
+
+    def __init__(self, source: str) -> None:
+        self._draw = random.Random(1)
+        today = datetime.now(HOME).date()
+        ((_, flights),) = source_of(source, Airports.load())([today + timedelta(days=3)])
+        hubs = [flight.origin for flight in flights]
+        self._routes = [
+            (flight.origin, flight.destination)
+            if self._draw.random() < 0.5
+            else (flight.origin, self._draw.choice(hubs))
+            for flight in self._draw.sample(flights, min(ROUTES, len(flights)))
+        ]
+        self._days = window(today, DAYS)[1:-1]
+
+    def query(self) -> pb.ItineraryQuery:
+        """A question; half of them can only be answered by a connection, if at all."""
+        origin, destination = self._draw.choice(self._routes)
+        while origin == destination:
+            origin, destination = self._draw.choice(self._routes)
+        return pb.ItineraryQuery(
+            origin=origin,
+            destination=destination,
+            departure_date=date_message(self._draw.choice(self._days)),
+            passengers=self._draw.choice((1, 1, 2, 4)),
+            cabin=CABIN_ECONOMY,
+            max_stops=1,
+        )
+
+    def gap(self, per_second: float) -> float:
+        """Seconds until the next question."""
+        return self._draw.expovariate(per_second)
+
+
+async def ask(
+    stub: SearchServiceStub, market: Market, per_second: float, seconds: float
+) -> tuple[list[float], Counter[str]]:
+    """Ask so often; how long each answer took from when it was due, and what failed."""
+    clock = time.monotonic
+    took: list[float] = []
+    failed: Counter[str] = Counter()
+
+    async def one(due: float) -> None:
+        request = pb.SearchItinerariesRequest(query=market.query(), page_size=PAGE)
+        try:
+            await stub.SearchItineraries(request, timeout=DEADLINE)
+        except grpc.aio.AioRpcError as error:
+            failed[error.code().name] += 1
+        else:
+            took.append(clock() - due)
+
+    due = clock()
+    end = due + seconds
+    async with asyncio.TaskGroup() as group:
+        while (due := due + market.gap(per_second)) < end:
+            await asyncio.sleep(max(due - clock(), 0))
+            group.create_task(one(due))
+    return took, failed
+
+
+async def propagation(stub: SearchServiceStub, market: Market, owners: Child) -> list[float]:
+    """From a change at its owner to an answer that must have seen it."""
+    took: list[float] = []
+    for _ in range(PROBES):
+        await asyncio.sleep(market.gap(PROBING))
+        at, seqs = await asyncio.to_thread(owners.ask, "now")
+        positions = [
+            pb.SourcePosition(source=source, cursor=Cursor(epoch=EPOCH, seq=seq))
+            for source, seq in seqs.items()
+        ]
+        request = pb.SearchItinerariesRequest(
+            query=market.query(), page_size=1, min_positions=positions
+        )
+        await stub.SearchItineraries(request, timeout=DEADLINE)
+        took.append(time.monotonic() - at)
+    return took
+
+
+def times(name: str, seconds: Sequence[float]) -> str:
+    """p50, p99 and the longest, in ms."""
+    cuts = statistics.quantiles(seconds, n=100)
+    p50, p99, longest = (each * MILLI for each in (cuts[49], cuts[98], max(seconds)))
+    return f"{name} p50 {p50:.2f} p99 {p99:.2f} max {longest:.2f} ms"
+
+
+async def measure(search: Child, owners: Child, market: Market, seconds: float) -> None:
+    """Every rate with and without changes, then what a change takes."""
+    async with grpc.aio.insecure_channel(search.said) as channel:
+        stub = SearchServiceStub(channel)
+        await ask(stub, market, RATES[0], 3)
+        for changes in (0, CHANGES):
+            if changes:  # also for the propagation, and some to spare
+                owners.ask((changes, len(RATES) * (seconds + 2) + PROBES / PROBING * 2))
+            for rate in RATES:
+                before = search.ask("usage")
+                began = time.monotonic()
+                took, failed = await ask(stub, market, rate, seconds)
+                used = search.ask("usage")
+                cpu = (used["cpu"] - before["cpu"]) / (time.monotonic() - began)
+                print(
+                    f"{changes:5,} changes/s, {rate} queries/s ({len(took):,}): "
+                    f"{times('query', used['queries'])}, {times('RPC', took)}, "
+                    f"CPU {cpu:.2f}, RSS {used['rss'] / MEBI:.0f} MiB, failed {dict(failed)}",
+                    flush=True,
+                )
+        found = await propagation(stub, market, owners)
+        print(f"change to answer, {CHANGES:,} changes/s: {times('', found)}", flush=True)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description="Search over very many flights.")
+    parser.add_argument("--flights", type=int, default=1_000_000)
+    parser.add_argument("--seconds", type=float, default=60.0, help="for each rate")
+    given = parser.parse_args()
+    source = f"synthetic flights={given.flights}"
+    os.sched_setaffinity(0, {1})  # children inherit it; search moves to the other core
+    market = Market(source)
+    owners = Child(run_owners, source)
+    address, flights = owners.said
+    with tempfile.TemporaryDirectory(prefix="flightmesh-bench-") as folder:
+        for what in ("first load", "restart"):
+            began = time.monotonic()
+            search = Child(run_search, folder, address)
+            seconds = time.monotonic() - began
+            used = search.ask("usage")
+            size = sum(file.stat().st_size for file in Path(folder).glob("search.db*"))
+            print(
+                f"{what}: {flights:,} flights and their prices in {seconds:.1f} s "
+                f"({2 * flights / seconds:,.0f} events/s), CPU {used['cpu']:.1f} s, "
+                f"RSS {used['rss'] / MEBI:.0f} MiB, file {size / MEBI:.0f} MiB",
+                flush=True,
+            )
+            if what == "first load":
+                asyncio.run(measure(search, owners, market, given.seconds))
+            search.close()
+    owners.close()
+
+
+if __name__ == "__main__":
+    main()
