@@ -92,7 +92,7 @@ def ready(settings: Settings, seconds: float) -> None:
 
 
 def search_url(settings: Settings) -> str:
-    """A search that has results on any day of the year."""
+    """A search that has results on any day of the year, in the timetable that comes with it."""
     day = date.today() + timedelta(days=7)  # noqa: DTZ011 - the user's own calendar
     asked = f"origin=JFK&destination=LAX&date={day}&passengers=1&cabin=economy"
     return f"{settings.gateway_url}/v1/itineraries?{asked}"
@@ -102,31 +102,36 @@ def itineraries(search: str) -> list[dict[str, Any]]:
     """What the search finds."""
     with urllib.request.urlopen(search, timeout=10) as answer:  # noqa: S310 - our own gateway
         found: list[dict[str, Any]] = json.load(answer)["itineraries"]
-    if not found:
-        raise SystemExit(f"{search} answered no itinerary")
     return found
 
 
 def examples(settings: Settings, search: str, found: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Commands to paste, each complete in itself."""
+    """Commands to paste, each complete in itself; a booking only of what was found."""
+    searches = [
+        ("flights in a week, cheapest first", f"curl '{search}&page_size=2'"),
+        ("the same, each as it is found", f"curl -N '{search}' -H 'Accept: text/event-stream'"),
+    ]
+    bookings = (
+        [("a quote, and a booking at its price", booking(settings, found[0]))] if found else []
+    )
+    grpcurl = (
+        "a service by gRPC, found as the services find each other",
+        "make grpcurl ARGS='-plaintext xds:///booking list'",
+    )
+    return [*searches, *bookings, grpcurl]
+
+
+def booking(settings: Settings, itinerary: dict[str, Any]) -> str:
+    """Commands that quote an itinerary and book it."""
     base = f"{settings.gateway_url}/v1"
-    wanted = json.dumps({"itinerary_id": found[0]["itinerary_id"], "passengers": 1})
+    wanted = json.dumps({"itinerary_id": itinerary["itinerary_id"], "passengers": 1})
     field = "python3 -c 'import json,sys; print(json.load(sys.stdin)[\"quote_id\"])'"
     quote = f"curl -s {base}/quotes -H 'Content-Type: application/json' -d {shlex.quote(wanted)}"
     traveller = '"passengers": [{"given_name": "Ann", "family_name": "Lee"}]'
     contact = '"contact": {"email": "ann@example.org"}'
-    booking = (
+    return (
         f"QUOTE=$({quote} | {field})\n"
         f"curl {base}/bookings -H 'Content-Type: application/json' "
         '-H "Authorization: Bearer $(make -s token)" -H "Idempotency-Key: $QUOTE" '
         f"-d '{{\"quote_id\": \"'$QUOTE'\", {traveller}, {contact}}}'"
     )
-    return [
-        ("flights in a week, cheapest first", f"curl '{search}&page_size=2'"),
-        ("the same, each as it is found", f"curl -N '{search}' -H 'Accept: text/event-stream'"),
-        ("a quote, and a booking at its price", booking),
-        (
-            "a service by gRPC, found as the services find each other",
-            "make grpcurl ARGS='-plaintext xds:///booking list'",
-        ),
-    ]
