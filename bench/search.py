@@ -165,7 +165,10 @@ async def ask(
 
 
 async def propagation(stub: SearchServiceStub, market: Market, owners: Child) -> list[float]:
-    """From a change at its owner to an answer that must have seen it."""
+    """From a question to an owner where it is, to an answer that has got as far.
+
+    Its last change may be up to a tick older.
+    """
     took: list[float] = []
     for _ in range(PROBES):
         await asyncio.sleep(market.gap(PROBING))
@@ -196,7 +199,7 @@ async def measure(search: Child, owners: Child, market: Market, seconds: float) 
         await ask(stub, market, RATES[0], 3)
         for changes in (0, CHANGES):
             if changes:  # also for the propagation, and some to spare
-                owners.ask((changes, len(RATES) * (seconds + 2) + PROBES / PROBING * 2))
+                owners.ask((changes, len(RATES) * (seconds + DEADLINE) + PROBES / PROBING * 3))
             for rate in RATES:
                 before = search.ask("usage")
                 began = time.monotonic()

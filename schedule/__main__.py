@@ -20,7 +20,7 @@ from schedule.store import SqlDueHolds, SqlStore, snapshot
 from schedule.tables import leases, outbox
 from schedule.timetable import Airports
 from schedule.window import FlightsOf, Window
-from schedule.window_store import SqlWindowStore, loaded, source_in
+from schedule.window_store import WINDOW_LEASE, SqlWindowStore, loaded, source_in
 
 TAKEOVER = timedelta(seconds=4)  # how long a dead instance is waited for
 
@@ -68,7 +68,7 @@ async def serve(
     seats = Seats(store, clock.now)
     timetable = Timetable(store, airports.utc_offset, clock.now)
 
-    rolling = Lease(db, leases, "timetable-window", mesh.instance_id, takeover)
+    rolling = Lease(db, leases, WINDOW_LEASE, mesh.instance_id, takeover)
     window = Window(SqlWindowStore(db, rolling.check, source), flights_of, clock)
     sweeping = Lease(db, leases, "hold-expiry", mesh.instance_id, takeover)
     sweeper = Sweeper(SqlDueHolds(db), seats.expire, clock)

@@ -27,7 +27,7 @@ from schedule.sources import SOURCES, Report, TimetableSource, UnknownSourceErro
 from schedule.tables import leases
 from schedule.timetable import Airports, MalformedTimetableError
 from schedule.window import DAYS, HOME, Window
-from schedule.window_store import OtherSourceError, SqlWindowStore
+from schedule.window_store import WINDOW_LEASE, OtherSourceError, SqlWindowStore
 
 TAKEOVER: Final = timedelta(seconds=4)
 BAR: Final = 30
@@ -69,7 +69,7 @@ async def load(url: str, name: str, *, patience: timedelta = 2 * TAKEOVER) -> Re
     airports = await asyncio.to_thread(Airports.load)
     source = source_of(name, airports)
     async with Database.open(url, migrations="schedule:migrations") as db:
-        lease = Lease(db, leases, "timetable-window", f"load-{os.getpid()}", TAKEOVER)
+        lease = Lease(db, leases, WINDOW_LEASE, f"load-{os.getpid()}", TAKEOVER)
         store = SqlWindowStore(db, lease.check, source=name)
         await store.check_source()
         clock = SystemClock()

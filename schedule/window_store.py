@@ -21,6 +21,8 @@ from schedule.sources import DEFAULT
 from schedule.store import ConcurrentChangeError
 from schedule.tables import flight, flight_cabin, hold, outbox, request, timetable_day
 
+WINDOW_LEASE: Final = "timetable-window"
+"""Whoever fills the window leads under this name: the service, or `schedule.load`."""
 BATCH = 250  # flights: about 1,100 rows with their cabins and events
 REMOVED = 500
 
