@@ -1,13 +1,15 @@
 """The instances of the services: started, killed, frozen, restarted, each with its own clock."""
 
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from functools import cache
+from datetime import timedelta
+from functools import cache, partial
 from random import Random
 from typing import Any, Final
 
 import booking.__main__ as booking_process
 import pricing.__main__ as pricing_process
 import schedule.__main__ as schedule_process
+from booking.runner import DEFAULT_TERMS, Terms
 from consulmesh.lifecycle import JobFailedError
 from consulmesh.users import TokenVerifier, User
 from eventstream import Database
@@ -21,6 +23,8 @@ from tests.simulation.timetable import flights_of
 
 REPLICAS: Final = 2
 _RESTARTED_AFTER: Final = 1.0  # seconds, by the supervisor
+_IMPATIENT: Final = Terms(patience=timedelta(seconds=5))
+"""An outage that is as long as most aborts sagas: what is on its way then arrives afterwards."""
 
 Serve = Callable[[SimulatedMember, Database], Coroutine[Any, Any, None]]
 
@@ -42,12 +46,13 @@ class Instance:
     State: its process and what belongs to that, and how far its machine's clock is ahead.
     """
 
-    def __init__(self, service: str, number: int, disk: Disk, network: Network, seed: str) -> None:
-        self.service = service
+    def __init__(self, serve: Serve, number: int, disk: Disk, network: Network, seed: str) -> None:
+        self.service = service = disk.service
         self.name = f"{service}-{number}"
         self.process = Process(self.name)
         self.process.alive = False
         self.buried: list[Process] = []
+        self._serve = serve
         self._disk = disk
         self._network = network
         self._chance = Random(f"{seed}/{self.name}")
@@ -119,7 +124,7 @@ class Instance:
             self._disk, process, loop=network.loop, chance=self._chance, trace=network.trace
         )
         try:
-            await _SERVE[self.service](member, database)
+            await self._serve(member, database)
         finally:
             try:
                 await member.leave()
@@ -150,8 +155,14 @@ class Fleet:
 
     def __init__(self, network: Network, seed: str) -> None:
         self.disks: Mapping[str, Disk] = {service: Disk(service) for service in SERVICES}
+        terms = Random(f"{seed}/terms").choice((DEFAULT_TERMS, _IMPATIENT))
+        serve: Mapping[str, Serve] = {
+            "booking": partial(_booking, terms=terms),
+            "pricing": _pricing,
+            "schedule": _schedule,
+        }
         self.instances = [
-            Instance(service, number, self.disks[service], network, seed)
+            Instance(serve[service], number, self.disks[service], network, seed)
             for service in SERVICES
             for number in range(1, REPLICAS + 1)
         ]
@@ -184,8 +195,8 @@ class Fleet:
         return [process for instance in self.instances for process in instance.buried]
 
 
-async def _booking(member: SimulatedMember, database: Database) -> None:
-    await booking_process.serve(member, database, Names())
+async def _booking(member: SimulatedMember, database: Database, *, terms: Terms) -> None:
+    await booking_process.serve(member, database, Names(), terms=terms)
 
 
 async def _pricing(member: SimulatedMember, database: Database) -> None:
@@ -194,13 +205,6 @@ async def _pricing(member: SimulatedMember, database: Database) -> None:
 
 async def _schedule(member: SimulatedMember, database: Database) -> None:
     await schedule_process.serve(member, database, _airports(), flights_of)
-
-
-_SERVE: Final[Mapping[str, Serve]] = {
-    "booking": _booking,
-    "pricing": _pricing,
-    "schedule": _schedule,
-}
 
 
 @cache

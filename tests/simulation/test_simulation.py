@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(7200 if LONG else 240)
 SEEDS = 1_000 if LONG else 20
 SEEDS_TO_FIND = 100 if LONG else 20
 """Within so many seeds every planted bug is found."""
-RARE = {"position-first", "no-tombstone", "give-back-first"}
+RARE = {"position-first", "no-tombstone"}
 """Bugs that need more than one thing to go wrong at a time: they are planted in the long run."""
 MISHAPS = ("kill", "kill at a unit", "kill a service", "power failure", "freeze", "clock")
 ROOT = Path(__file__).parents[2]
