@@ -130,7 +130,7 @@ class BookingServicer(BookingServiceServicer):
     ) -> AsyncIterator[pb.WatchBookingEventsResponse]:
         """Every change of every booking, for other services: no user is behind this call."""
         cursor = request.cursor if request.HasField("cursor") else None
-        async with aclosing(self._feed.watch(cursor)) as batches:
+        async with aclosing(self._feed.watch(cursor, rows=not request.changes_only)) as batches:
             async for batch in batches:
                 yield pb.WatchBookingEventsResponse(
                     phase=batch.phase,

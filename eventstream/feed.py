@@ -3,7 +3,8 @@
 A reader's cursor is continued where the outbox still has the next event. Otherwise (no cursor, too
 old, of another epoch, in the future) the reader is given a snapshot: position P is taken, then all
 rows in key order in short transactions, then the events after P. A row read late may be newer than
-P; its events come again, and as they are absolute and versioned that changes nothing.
+P; its events come again, and as they are absolute and versioned that changes nothing. A reader that
+keeps no copy leaves the rows out: it learns that it missed something, and goes on at P.
 
 Memory: one batch per reader. Each reader is a generator that reads its next batch when the last
 one was taken, so a slow reader holds nothing but its place.
@@ -87,15 +88,17 @@ class Feed(Generic[E]):
         self._rows = snapshot
         self._clock = clock
 
-    async def watch(self, cursor: Cursor | None) -> AsyncGenerator[Batch[E], None]:
+    async def watch(
+        self, cursor: Cursor | None, *, rows: bool = True
+    ) -> AsyncGenerator[Batch[E], None]:
         """Yield what brings a reader at `cursor` up to date and keeps it there; never ends.
 
-        Raises what `Database.read` raises.
+        Without `rows` a snapshot is its start and its end. Raises what `Database.read` raises.
         """
         watchers = metrics.WATCHERS.labels(self._outbox.name)
         watchers.inc()
         try:
-            async with aclosing(self._batches(cursor)) as batches:
+            async with aclosing(self._batches(cursor, rows=rows)) as batches:
                 async for batch in batches:
                     self._count(batch)
                     yield batch
@@ -107,7 +110,9 @@ class Feed(Generic[E]):
             phase = Phase.Name(batch.phase).removeprefix("PHASE_").lower()
             metrics.EVENTS_SENT.labels(self._outbox.name, phase).inc(len(batch.events))
 
-    async def _batches(self, cursor: Cursor | None) -> AsyncGenerator[Batch[E], None]:
+    async def _batches(
+        self, cursor: Cursor | None, *, rows: bool
+    ) -> AsyncGenerator[Batch[E], None]:
         position = None if cursor is None else Head(epoch=cursor.epoch, seq=cursor.seq)
         while True:
             if position is not None:
@@ -115,20 +120,27 @@ class Feed(Generic[E]):
                     async for batch in changes:
                         yield batch
             position, read_time = await self._position()
-            async with aclosing(self._snapshot(position, read_time)) as rows:
-                async for batch in rows:
+            snapshot = self._snapshot(position, read_time, rows=rows)
+            async with aclosing(snapshot) as batches:
+                async for batch in batches:
                     yield batch
 
     async def _snapshot(
-        self, position: Head, read_time: Timestamp
+        self, position: Head, read_time: Timestamp, *, rows: bool
     ) -> AsyncGenerator[Batch[E], None]:
         cursor = _cursor(position)
         yield Batch(phase=PHASE_SNAPSHOT_STARTED, cursor=cursor)
+        if rows:
+            async with aclosing(self._all_rows()) as batches:
+                async for batch in batches:
+                    yield batch
+        yield Batch(phase=PHASE_SNAPSHOT_COMPLETED, cursor=cursor, read_time=read_time)
+
+    async def _all_rows(self) -> AsyncGenerator[Batch[E], None]:
         after: str | None = None
         while rows := await self._read_rows(after):
             after = rows[-1][0]
             yield Batch(phase=PHASE_SNAPSHOT, events=[event for _, event in rows])
-        yield Batch(phase=PHASE_SNAPSHOT_COMPLETED, cursor=cursor, read_time=read_time)
 
     async def _read_rows(self, after: str | None) -> Sequence[tuple[str, E]]:
         rows = await self._db.read(lambda connection: self._rows(connection, after, BATCH))

@@ -89,9 +89,9 @@ class PricingServicer(PricingServiceServicer):
         request: pb.WatchPricesRequest,
         context: Unary[pb.WatchPricesRequest, AsyncIterator[pb.WatchPricesResponse]],
     ) -> AsyncIterator[pb.WatchPricesResponse]:
-        """All prices, then every change."""
+        """All prices unless they are not wanted, then every change."""
         cursor = request.cursor if request.HasField("cursor") else None
-        async with aclosing(self._feed.watch(cursor)) as batches:
+        async with aclosing(self._feed.watch(cursor, rows=not request.changes_only)) as batches:
             async for batch in batches:
                 yield pb.WatchPricesResponse(
                     phase=batch.phase,

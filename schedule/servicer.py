@@ -75,9 +75,9 @@ class ScheduleServicer(schedule_pb2_grpc.ScheduleServiceServicer):
         request: schedule_pb2.WatchFlightsRequest,
         context: ServicerContext[Any, AsyncIterator[Any]],
     ) -> AsyncIterator[schedule_pb2.WatchFlightsResponse]:
-        """All flights, then every change."""
+        """All flights unless they are not wanted, then every change."""
         cursor = request.cursor if request.HasField("cursor") else None
-        async with aclosing(self._feed.watch(cursor)) as batches:
+        async with aclosing(self._feed.watch(cursor, rows=not request.changes_only)) as batches:
             async for batch in batches:
                 yield schedule_pb2.WatchFlightsResponse(
                     phase=batch.phase,

@@ -191,6 +191,24 @@ async def test_events(system: System) -> None:
     )
 
 
+async def test_events_of_changes_only(system: System) -> None:
+    """Who wants no rows is not told of bookings that were made before."""
+    instance = await system.start()
+    await system.book(instance)
+    call = instance.stub.WatchBookingEvents(pb.WatchBookingEventsRequest(changes_only=True))
+    stream = aiter(call)
+    try:
+        async with asyncio.timeout(10):
+            before = await _until(stream, stream_pb2.PHASE_SNAPSHOT_COMPLETED)
+            booking = await system.book(instance)
+            after = await _until(stream, stream_pb2.PHASE_EVENTS)
+    finally:
+        call.cancel()
+
+    assert before == []
+    assert {one.booking_id for one in after} == {booking.booking_id}
+
+
 async def _until(
     stream: AsyncIterator[pb.WatchBookingEventsResponse], phase: stream_pb2.Phase.ValueType
 ) -> list[pb.BookingChanged]:

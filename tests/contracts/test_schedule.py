@@ -6,7 +6,7 @@ import grpc
 from consulmesh.wellknown import duration
 from flights.schedule.v1 import schedule_pb2 as pb
 from flights.type.v1.cabin_pb2 import CABIN_ECONOMY
-from streams.v1.stream_pb2 import PHASE_SNAPSHOT_COMPLETED, Cursor
+from streams.v1.stream_pb2 import PHASE_SNAPSHOT_COMPLETED, PHASE_SNAPSHOT_STARTED, Cursor
 from tests.contracts.refusals import refused
 from tests.contracts.schedule_parties import ScheduleParty
 
@@ -272,6 +272,24 @@ async def test_cancellation_is_told(schedule: ScheduleParty) -> None:
 
     assert {one.status for one in (told, found)} == {pb.FLIGHT_STATUS_CANCELLED}
     assert all(one.HasField("departure_time") for one in (told, found))
+
+
+async def test_changes_only(schedule: ScheduleParty) -> None:
+    """A reader that wants no rows is told where the history ends, and then of changes."""
+    flight_id = await schedule.flight(SEATS)
+    call = schedule.stub.WatchFlights(pb.WatchFlightsRequest(changes_only=True))
+    try:
+        async with asyncio.timeout(5):
+            responses = aiter(call)
+            first = [(await anext(responses)).phase for _ in range(2)]
+            await schedule.cancel(flight_id)
+            while not (events := (await anext(responses)).events):
+                pass
+    finally:
+        call.cancel()
+
+    assert first == [PHASE_SNAPSHOT_STARTED, PHASE_SNAPSHOT_COMPLETED]
+    assert [event.flight_changed.flight_id for event in events] == [flight_id]
 
 
 async def test_release_of_a_cancelled_flight(schedule: ScheduleParty) -> None:

@@ -30,10 +30,12 @@ async def db(database_url: str) -> AsyncIterator[Database]:
         yield source
 
 
-async def read(db: Database, cursor: Cursor | None, count: int) -> Sequence[Batch[FlightEvent]]:
+async def read(
+    db: Database, cursor: Cursor | None, count: int, *, rows: bool = True
+) -> Sequence[Batch[FlightEvent]]:
     """Return the first batches that a reader at `cursor` gets."""
     batches: list[Batch[FlightEvent]] = []
-    async with asyncio.timeout(10), aclosing(mirror.feed(db).watch(cursor)) as stream:
+    async with asyncio.timeout(10), aclosing(mirror.feed(db).watch(cursor, rows=rows)) as stream:
         async for batch in stream:
             batches.append(batch)
             if len(batches) == count:
@@ -116,6 +118,45 @@ async def test_a_cursor_that_cannot_be_continued_gets_a_snapshot(db: Database, w
 
     assert [batch.phase for batch in batches] == [*SNAPSHOT, PHASE_BOOKMARK]
     assert batches[2].cursor == await cursor_at(db, 10)
+
+
+async def test_a_reader_of_changes_only_starts_at_the_end(db: Database) -> None:
+    """It gets the position and no rows, however many there are, and then what happens."""
+    await db.write(lambda c: put_many(c, 3))
+    async with aclosing(mirror.feed(db).watch(None, rows=False)) as stream:
+        started, completed, bookmark = [await anext(stream) for _ in range(3)]
+        await db.write(lambda c: mirror.put(c, "f00001", 99))
+        changes = await anext(stream)
+
+    assert [b.phase for b in (started, completed, bookmark)] == [*SNAPSHOT[::2], PHASE_BOOKMARK]
+    assert started.cursor == completed.cursor == await cursor_at(db, 3)
+    assert completed.read_time is not None
+    assert [mirror.key(event) for event in changes.events] == ["f00001"]
+    assert changes.cursor == await cursor_at(db, 4)
+
+
+async def test_a_reader_of_changes_only_is_continued_as_any_other(db: Database) -> None:
+    """A cursor that is kept is followed by exactly the next event."""
+    await db.write(lambda c: put_many(c, 3))
+    (batch,) = await read(db, await cursor_at(db, 1), 1, rows=False)
+
+    assert batch.phase == PHASE_EVENTS
+    assert [mirror.key(event) for event in batch.events] == ["f00001", "f00002"]
+
+
+@pytest.mark.parametrize("why", ["too old", "other epoch", "future"])
+async def test_a_reader_of_changes_only_is_told_that_it_missed_some(db: Database, why: str) -> None:
+    """Where its place is gone it gets the frame of a snapshot, empty, and goes on at its end."""
+    await db.write(lambda c: put_many(c, 10))
+    await db.write(lambda c: mirror.OUTBOX.trim(c, keep=4, before=NOW - timedelta(days=1)))
+    cursor = await cursor_at(db, {"too old": 5, "other epoch": 8, "future": 11}[why])
+    if why == "other epoch":
+        cursor.epoch = "another"
+    batches = await read(db, cursor, 3, rows=False)
+
+    assert [batch.phase for batch in batches] == [*SNAPSHOT[::2], PHASE_BOOKMARK]
+    assert {batch.cursor.seq for batch in batches if batch.cursor} == {10}
+    assert not any(batch.events for batch in batches)
 
 
 async def test_the_oldest_cursor_that_trimming_leaves_is_continued(db: Database) -> None:

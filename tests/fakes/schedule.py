@@ -117,7 +117,7 @@ class FakeSchedule(ScheduleServiceServicer):
             stream, seq = self.stream, request.cursor.seq
             if request.cursor.epoch != stream:
                 seq = len(self._events)
-                for response in self._snapshot():
+                for response in self._snapshot(rows=not request.changes_only):
                     yield response
             while stream == self.stream:
                 events, news = self._events[seq:], self._news
@@ -130,13 +130,13 @@ class FakeSchedule(ScheduleServiceServicer):
                 with suppress(TimeoutError):
                     await asyncio.wait_for(news.wait(), _BOOKMARK_AFTER)
 
-    def _snapshot(self) -> list[pb.WatchFlightsResponse]:
+    def _snapshot(self, *, rows: bool) -> list[pb.WatchFlightsResponse]:
         flights = sorted({flight_id for flight_id, _ in self.capacity})
-        rows = [pb.FlightEvent(flight_changed=self._flight(one)) for one in flights]
+        events = [pb.FlightEvent(flight_changed=self._flight(one)) for one in flights]
         end = stream_pb2.Cursor(epoch=self.stream, seq=len(self._events))
         return [
             _batch(stream_pb2.PHASE_SNAPSHOT_STARTED, None, []),
-            _batch(stream_pb2.PHASE_SNAPSHOT, None, rows),
+            *([_batch(stream_pb2.PHASE_SNAPSHOT, None, events)] if rows else []),
             _batch(stream_pb2.PHASE_SNAPSHOT_COMPLETED, end, []),
         ]
 

@@ -235,6 +235,24 @@ async def test_a_base_fare_is_dollars_and_cents(world: World, base: Any) -> None
     assert [v.field for v in refused.violations] == ["base"]
 
 
+async def test_watchers_of_changes_only_get_no_prices_to_begin_with(world: World) -> None:
+    """The end of the history is all that they are told before the first change."""
+    await world.fly(flight("flt_a"))
+    call = world.stub.WatchPrices(pb.WatchPricesRequest(changes_only=True))
+    try:
+        responses = aiter(call)
+        first = [await anext(responses) for _ in range(3)]
+    finally:
+        call.cancel()
+
+    assert [response.phase for response in first] == [
+        stream_pb2.PHASE_SNAPSHOT_STARTED,
+        stream_pb2.PHASE_SNAPSHOT_COMPLETED,
+        stream_pb2.PHASE_BOOKMARK,
+    ]
+    assert not any(response.events for response in first)
+
+
 async def test_watchers_get_all_prices_then_every_change(world: World) -> None:
     """A snapshot, then new prices, then the end of a flight; most sold seats are silent."""
     await world.fly(flight("flt_a"), flight("flt_b"))

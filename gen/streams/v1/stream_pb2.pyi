@@ -36,7 +36,9 @@ class _PhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Phase.ValueType
     cursor before SNAPSHOT_COMPLETED.
     """
     PHASE_SNAPSHOT_COMPLETED: _Phase.ValueType  # 3
-    """The snapshot is complete: remove the rows that it did not contain and store the cursor."""
+    """The snapshot is complete: remove the rows that it did not contain and store the cursor. A
+    reader that asked for changes only is sent no rows, and has no copy to remove any from.
+    """
     PHASE_EVENTS: _Phase.ValueType  # 4
     """Changes after the reader's position; the cursor is the last event's."""
     PHASE_BOOKMARK: _Phase.ValueType  # 5
@@ -59,7 +61,9 @@ PHASE_SNAPSHOT: Phase.ValueType  # 2
 cursor before SNAPSHOT_COMPLETED.
 """
 PHASE_SNAPSHOT_COMPLETED: Phase.ValueType  # 3
-"""The snapshot is complete: remove the rows that it did not contain and store the cursor."""
+"""The snapshot is complete: remove the rows that it did not contain and store the cursor. A
+reader that asked for changes only is sent no rows, and has no copy to remove any from.
+"""
 PHASE_EVENTS: Phase.ValueType  # 4
 """Changes after the reader's position; the cursor is the last event's."""
 PHASE_BOOKMARK: Phase.ValueType  # 5

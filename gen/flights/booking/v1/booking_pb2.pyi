@@ -560,6 +560,11 @@ class WatchBookingEventsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CURSOR_FIELD_NUMBER: _builtins.int
+    CHANGES_ONLY_FIELD_NUMBER: _builtins.int
+    changes_only: _builtins.bool
+    """Leave the rows out where a snapshot is due: SNAPSHOT_STARTED is followed by SNAPSHOT_COMPLETED
+    at once, and the reader knows that it missed changes. For a reader that keeps no copy.
+    """
     @_builtins.property
     def cursor(self) -> _stream_pb2.Cursor:
         """Where the reader stands; absent for a reader that has nothing."""
@@ -568,10 +573,11 @@ class WatchBookingEventsRequest(_message.Message):
         self,
         *,
         cursor: _stream_pb2.Cursor | None = ...,
+        changes_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes_only", b"changes_only", "cursor", b"cursor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -29,7 +29,7 @@ from google.type import date_pb2 as google_dot_type_dot_date__pb2
 from streams.v1 import stream_pb2 as streams_dot_v1_dot_stream__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"flights/schedule/v1/schedule.proto\x12\x13\x66lights.schedule.v1\x1a\x1b\x66lights/type/v1/cabin.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16google/type/date.proto\x1a\x17streams/v1/stream.proto\"\x89\x05\n\x06\x46light\x12\x11\n\tflight_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0f\n\x07\x63\x61rrier\x18\x03 \x01(\t\x12\x0e\n\x06number\x18\x04 \x01(\t\x12\x0e\n\x06origin\x18\x05 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x06 \x01(\t\x12)\n\x0e\x64\x65parture_date\x18\x07 \x01(\x0b\x32\x11.google.type.Date\x12\x32\n\x0e\x64\x65parture_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x61rrival_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12<\n\x18scheduled_departure_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12:\n\x16scheduled_arrival_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61ircraft\x18\x0c \x01(\t\x12\x13\n\x0b\x64istance_km\x18\r \x01(\x05\x12\x31\n\x06status\x18\x0e \x01(\x0e\x32!.flights.schedule.v1.FlightStatus\x12/\n\x06\x63\x61\x62ins\x18\x0f \x03(\x0b\x32\x1f.flights.schedule.v1.CabinSeats\x12\x10\n\x08inferred\x18\x10 \x01(\x08\x12\x0c\n\x04\x65tag\x18\x11 \x01(\t\x12\x15\n\rstatus_reason\x18\x12 \x01(\t\x12$\n\x1c\x64\x65parture_utc_offset_minutes\x18\x13 \x01(\x05\x12\"\n\x1a\x61rrival_utc_offset_minutes\x18\x14 \x01(\x05\"X\n\nCabinSeats\x12%\n\x05\x63\x61\x62in\x18\x01 \x01(\x0e\x32\x16.flights.type.v1.Cabin\x12\x10\n\x08\x63\x61pacity\x18\x02 \x01(\x05\x12\x11\n\tavailable\x18\x03 \x01(\x05\"%\n\x10GetFlightRequest\x12\x11\n\tflight_id\x18\x01 \x01(\t\"@\n\x11GetFlightResponse\x12+\n\x06\x66light\x18\x01 \x01(\x0b\x32\x1b.flights.schedule.v1.Flight\",\n\x16\x42\x61tchGetFlightsRequest\x12\x12\n\nflight_ids\x18\x01 \x03(\t\"G\n\x17\x42\x61tchGetFlightsResponse\x12,\n\x07\x66lights\x18\x01 \x03(\x0b\x32\x1b.flights.schedule.v1.Flight\"\x8b\x01\n\x12ListFlightsRequest\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x02 \x01(\t\x12)\n\x0e\x64\x65parture_date\x18\x03 \x01(\x0b\x32\x11.google.type.Date\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"\\\n\x13ListFlightsResponse\x12,\n\x07\x66lights\x18\x01 \x03(\x0b\x32\x1b.flights.schedule.v1.Flight\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"9\n\x13WatchFlightsRequest\x12\"\n\x06\x63ursor\x18\x01 \x01(\x0b\x32\x12.streams.v1.Cursor\"\xbd\x01\n\x14WatchFlightsResponse\x12 \n\x05phase\x18\x01 \x01(\x0e\x32\x11.streams.v1.Phase\x12\"\n\x06\x63ursor\x18\x02 \x01(\x0b\x32\x12.streams.v1.Cursor\x12\x30\n\x06\x65vents\x18\x03 \x03(\x0b\x32 .flights.schedule.v1.FlightEvent\x12-\n\tread_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xbc\x01\n\x0b\x46lightEvent\x12.\n\nevent_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x0e\x66light_changed\x18\x02 \x01(\x0b\x32\x1b.flights.schedule.v1.FlightH\x00\x12<\n\x0e\x66light_removed\x18\x03 \x01(\x0b\x32\".flights.schedule.v1.FlightRemovedH\x00\x42\x08\n\x06\x63hange\"3\n\rFlightRemoved\x12\x11\n\tflight_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"\xc9\x01\n\x13UpdateFlightRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\tflight_id\x18\x02 \x01(\t\x12\x34\n\x0e\x64\x65parture_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x12*\n\x05\x64\x65lay\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0c\n\x04\x65tag\x18\x06 \x01(\tB\x0b\n\tdeparture\"C\n\x14UpdateFlightResponse\x12+\n\x06\x66light\x18\x01 \x01(\x0b\x32\x1b.flights.schedule.v1.Flight\"Z\n\x13\x43\x61ncelFlightRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\tflight_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\"C\n\x14\x43\x61ncelFlightResponse\x12+\n\x06\x66light\x18\x01 \x01(\x0b\x32\x1b.flights.schedule.v1.Flight\"W\n\x0cSegmentSeats\x12\x11\n\tflight_id\x18\x01 \x01(\t\x12%\n\x05\x63\x61\x62in\x18\x02 \x01(\x0e\x32\x16.flights.type.v1.Cabin\x12\r\n\x05seats\x18\x03 \x01(\x05\"\xaf\x01\n\x04Hold\x12\x12\n\nbooking_id\x18\x01 \x01(\t\x12\x33\n\x08segments\x18\x02 \x03(\x0b\x32!.flights.schedule.v1.SegmentSeats\x12-\n\x05state\x18\x03 \x01(\x0e\x32\x1e.flights.schedule.v1.HoldState\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa1\x01\n\x10HoldSeatsRequest\x12\x12\n\nbooking_id\x18\x01 \x01(\t\x12\x12\n\nsaga_epoch\x18\x02 \x01(\x03\x12\x33\n\x08segments\x18\x03 \x03(\x0b\x32!.flights.schedule.v1.SegmentSeats\x12\x30\n\rhold_duration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"<\n\x11HoldSeatsResponse\x12\'\n\x04hold\x18\x01 \x01(\x0b\x32\x19.flights.schedule.v1.Hold\"<\n\x12\x43onfirmHoldRequest\x12\x12\n\nbooking_id\x18\x01 \x01(\t\x12\x12\n\nsaga_epoch\x18\x02 \x01(\x03\">\n\x13\x43onfirmHoldResponse\x12\'\n\x04hold\x18\x01 \x01(\x0b\x32\x19.flights.schedule.v1.Hold\"<\n\x12ReleaseHoldRequest\x12\x12\n\nbooking_id\x18\x01 \x01(\t\x12\x12\n\nsaga_epoch\x18\x02 \x01(\x03\">\n\x13ReleaseHoldResponse\x12\'\n\x04hold\x18\x01 \x01(\x0b\x32\x19.flights.schedule.v1.Hold*\x82\x01\n\x0c\x46lightStatus\x12\x1d\n\x19\x46LIGHT_STATUS_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x46LIGHT_STATUS_SCHEDULED\x10\x01\x12\x19\n\x15\x46LIGHT_STATUS_DELAYED\x10\x02\x12\x1b\n\x17\x46LIGHT_STATUS_CANCELLED\x10\x03*\x87\x01\n\tHoldState\x12\x1a\n\x16HOLD_STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fHOLD_STATE_HELD\x10\x01\x12\x18\n\x14HOLD_STATE_CONFIRMED\x10\x02\x12\x17\n\x13HOLD_STATE_RELEASED\x10\x03\x12\x16\n\x12HOLD_STATE_EXPIRED\x10\x04\x32\xbb\x07\n\x0fScheduleService\x12_\n\tGetFlight\x12%.flights.schedule.v1.GetFlightRequest\x1a&.flights.schedule.v1.GetFlightResponse\"\x03\x90\x02\x01\x12q\n\x0f\x42\x61tchGetFlights\x12+.flights.schedule.v1.BatchGetFlightsRequest\x1a,.flights.schedule.v1.BatchGetFlightsResponse\"\x03\x90\x02\x01\x12\x65\n\x0bListFlights\x12\'.flights.schedule.v1.ListFlightsRequest\x1a(.flights.schedule.v1.ListFlightsResponse\"\x03\x90\x02\x01\x12j\n\x0cWatchFlights\x12(.flights.schedule.v1.WatchFlightsRequest\x1a).flights.schedule.v1.WatchFlightsResponse\"\x03\x90\x02\x01\x30\x01\x12h\n\x0cUpdateFlight\x12(.flights.schedule.v1.UpdateFlightRequest\x1a).flights.schedule.v1.UpdateFlightResponse\"\x03\x90\x02\x02\x12h\n\x0c\x43\x61ncelFlight\x12(.flights.schedule.v1.CancelFlightRequest\x1a).flights.schedule.v1.CancelFlightResponse\"\x03\x90\x02\x02\x12_\n\tHoldSeats\x12%.flights.schedule.v1.HoldSeatsRequest\x1a&.flights.schedule.v1.HoldSeatsResponse\"\x03\x90\x02\x02\x12\x65\n\x0b\x43onfirmHold\x12\'.flights.schedule.v1.ConfirmHoldRequest\x1a(.flights.schedule.v1.ConfirmHoldResponse\"\x03\x90\x02\x02\x12\x65\n\x0bReleaseHold\x12\'.flights.schedule.v1.ReleaseHoldRequest\x1a(.flights.schedule.v1.ReleaseHoldResponse\"\x03\x90\x02\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"flights/schedule/v1/schedule.proto\x12\x13\x66lights.schedule.v1\x1a\x1b\x66lights/type/v1/cabin.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16google/type/date.proto\x1a\x17streams/v1/stream.proto\"\x89\x05\n\x06\x46light\x12\x11\n\tflight_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0f\n\x07\x63\x61rrier\x18\x03 \x01(\t\x12\x0e\n\x06number\x18\x04 \x01(\t\x12\x0e\n\x06origin\x18\x05 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x06 \x01(\t\x12)\n\x0e\x64\x65parture_date\x18\x07 \x01(\x0b\x32\x11.google.type.Date\x12\x32\n\x0e\x64\x65parture_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x61rrival_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12<\n\x18scheduled_departure_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12:\n\x16scheduled_arrival_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61ircraft\x18\x0c \x01(\t\x12\x13\n\x0b\x64istance_km\x18\r \x01(\x05\x12\x31\n\x06status\x18\x0e \x01(\x0e\x32!.flights.schedule.v1.FlightStatus\x12/\n\x06\x63\x61\x62ins\x18\x0f \x03(\x0b\x32\x1f.flights.schedule.v1.CabinSeats\x12\x10\n\x08inferred\x18\x10 \x01(\x08\x12\x0c\n\x04\x65tag\x18\x11 \x01(\t\x12\x15\n\rstatus_reason\x18\x12 \x01(\t\x12$\n\x1c\x64\x65parture_utc_offset_minutes\x18\x13 \x01(\x05\x12\"\n\x1a\x61rrival_utc_offset_minutes\x18\x14 \x01(\x05\"X\n\nCabinSeats\x12%\n\x05\x63\x61\x62in\x18\x01 \x01(\x0e\x32\x16.flights.type.v1.Cabin\x12\x10\n\x08\x63\x61pacity\x18\x02 \x01(\x05\x12\x11\n\tavailable\x18\x03 \x01(\x05\"%\n\x10GetFlightRequest\x12\x11\n\tflight_id\x18\x01 \x01(\t\"@\n\x11GetFlightResponse\x12+\n\x06\x66light\x18\x01 \x01(\x0b\x32\x1b.flights.schedule.v1.Flight\",\n\x16\x42\x61tchGetFlightsRequest\x12\x12\n\nflight_ids\x18\x01 \x03(\t\"G\n\x17\x42\x61tchGetFlightsResponse\x12,\n\x07\x66lights\x18\x01 \x03(\x0b\x32\x1b.flights.schedule.v1.Flight\"\x8b\x01\n\x12ListFlightsRequest\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x02 \x01(\t\x12)\n\x0e\x64\x65parture_date\x18\x03 \x01(\x0b\x32\x11.google.type.Date\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"\\\n\x13ListFlightsResponse\x12,\n\x07\x66lights\x18\x01 \x03(\x0b\x32\x1b.flights.schedule.v1.Flight\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"O\n\x13WatchFlightsRequest\x12\"\n\x06\x63ursor\x18\x01 \x01(\x0b\x32\x12.streams.v1.Cursor\x12\x14\n\x0c\x63hanges_only\x18\x02 \x01(\x08\"\xbd\x01\n\x14WatchFlightsResponse\x12 \n\x05phase\x18\x01 \x01(\x0e\x32\x11.streams.v1.Phase\x12\"\n\x06\x63ursor\x18\x02 \x01(\x0b\x32\x12.streams.v1.Cursor\x12\x30\n\x06\x65vents\x18\x03 \x03(\x0b\x32 .flights.schedule.v1.FlightEvent\x12-\n\tread_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xbc\x01\n\x0b\x46lightEvent\x12.\n\nevent_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x0e\x66light_changed\x18\x02 \x01(\x0b\x32\x1b.flights.schedule.v1.FlightH\x00\x12<\n\x0e\x66light_removed\x18\x03 \x01(\x0b\x32\".flights.schedule.v1.FlightRemovedH\x00\x42\x08\n\x06\x63hange\"3\n\rFlightRemoved\x12\x11\n\tflight_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"\xc9\x01\n\x13UpdateFlightRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\tflight_id\x18\x02 \x01(\t\x12\x34\n\x0e\x64\x65parture_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x12*\n\x05\x64\x65lay\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0c\n\x04\x65tag\x18\x06 \x01(\tB\x0b\n\tdeparture\"C\n\x14UpdateFlightResponse\x12+\n\x06\x66light\x18\x01 \x01(\x0b\x32\x1b.flights.schedule.v1.Flight\"Z\n\x13\x43\x61ncelFlightRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\tflight_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\"C\n\x14\x43\x61ncelFlightResponse\x12+\n\x06\x66light\x18\x01 \x01(\x0b\x32\x1b.flights.schedule.v1.Flight\"W\n\x0cSegmentSeats\x12\x11\n\tflight_id\x18\x01 \x01(\t\x12%\n\x05\x63\x61\x62in\x18\x02 \x01(\x0e\x32\x16.flights.type.v1.Cabin\x12\r\n\x05seats\x18\x03 \x01(\x05\"\xaf\x01\n\x04Hold\x12\x12\n\nbooking_id\x18\x01 \x01(\t\x12\x33\n\x08segments\x18\x02 \x03(\x0b\x32!.flights.schedule.v1.SegmentSeats\x12-\n\x05state\x18\x03 \x01(\x0e\x32\x1e.flights.schedule.v1.HoldState\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa1\x01\n\x10HoldSeatsRequest\x12\x12\n\nbooking_id\x18\x01 \x01(\t\x12\x12\n\nsaga_epoch\x18\x02 \x01(\x03\x12\x33\n\x08segments\x18\x03 \x03(\x0b\x32!.flights.schedule.v1.SegmentSeats\x12\x30\n\rhold_duration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"<\n\x11HoldSeatsResponse\x12\'\n\x04hold\x18\x01 \x01(\x0b\x32\x19.flights.schedule.v1.Hold\"<\n\x12\x43onfirmHoldRequest\x12\x12\n\nbooking_id\x18\x01 \x01(\t\x12\x12\n\nsaga_epoch\x18\x02 \x01(\x03\">\n\x13\x43onfirmHoldResponse\x12\'\n\x04hold\x18\x01 \x01(\x0b\x32\x19.flights.schedule.v1.Hold\"<\n\x12ReleaseHoldRequest\x12\x12\n\nbooking_id\x18\x01 \x01(\t\x12\x12\n\nsaga_epoch\x18\x02 \x01(\x03\">\n\x13ReleaseHoldResponse\x12\'\n\x04hold\x18\x01 \x01(\x0b\x32\x19.flights.schedule.v1.Hold*\x82\x01\n\x0c\x46lightStatus\x12\x1d\n\x19\x46LIGHT_STATUS_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x46LIGHT_STATUS_SCHEDULED\x10\x01\x12\x19\n\x15\x46LIGHT_STATUS_DELAYED\x10\x02\x12\x1b\n\x17\x46LIGHT_STATUS_CANCELLED\x10\x03*\x87\x01\n\tHoldState\x12\x1a\n\x16HOLD_STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fHOLD_STATE_HELD\x10\x01\x12\x18\n\x14HOLD_STATE_CONFIRMED\x10\x02\x12\x17\n\x13HOLD_STATE_RELEASED\x10\x03\x12\x16\n\x12HOLD_STATE_EXPIRED\x10\x04\x32\xbb\x07\n\x0fScheduleService\x12_\n\tGetFlight\x12%.flights.schedule.v1.GetFlightRequest\x1a&.flights.schedule.v1.GetFlightResponse\"\x03\x90\x02\x01\x12q\n\x0f\x42\x61tchGetFlights\x12+.flights.schedule.v1.BatchGetFlightsRequest\x1a,.flights.schedule.v1.BatchGetFlightsResponse\"\x03\x90\x02\x01\x12\x65\n\x0bListFlights\x12\'.flights.schedule.v1.ListFlightsRequest\x1a(.flights.schedule.v1.ListFlightsResponse\"\x03\x90\x02\x01\x12j\n\x0cWatchFlights\x12(.flights.schedule.v1.WatchFlightsRequest\x1a).flights.schedule.v1.WatchFlightsResponse\"\x03\x90\x02\x01\x30\x01\x12h\n\x0cUpdateFlight\x12(.flights.schedule.v1.UpdateFlightRequest\x1a).flights.schedule.v1.UpdateFlightResponse\"\x03\x90\x02\x02\x12h\n\x0c\x43\x61ncelFlight\x12(.flights.schedule.v1.CancelFlightRequest\x1a).flights.schedule.v1.CancelFlightResponse\"\x03\x90\x02\x02\x12_\n\tHoldSeats\x12%.flights.schedule.v1.HoldSeatsRequest\x1a&.flights.schedule.v1.HoldSeatsResponse\"\x03\x90\x02\x02\x12\x65\n\x0b\x43onfirmHold\x12\'.flights.schedule.v1.ConfirmHoldRequest\x1a(.flights.schedule.v1.ConfirmHoldResponse\"\x03\x90\x02\x02\x12\x65\n\x0bReleaseHold\x12\'.flights.schedule.v1.ReleaseHoldRequest\x1a(.flights.schedule.v1.ReleaseHoldResponse\"\x03\x90\x02\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -54,10 +54,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SCHEDULESERVICE'].methods_by_name['ConfirmHold']._serialized_options = b'\220\002\002'
   _globals['_SCHEDULESERVICE'].methods_by_name['ReleaseHold']._loaded_options = None
   _globals['_SCHEDULESERVICE'].methods_by_name['ReleaseHold']._serialized_options = b'\220\002\002'
-  _globals['_FLIGHTSTATUS']._serialized_start=3079
-  _globals['_FLIGHTSTATUS']._serialized_end=3209
-  _globals['_HOLDSTATE']._serialized_start=3212
-  _globals['_HOLDSTATE']._serialized_end=3347
+  _globals['_FLIGHTSTATUS']._serialized_start=3101
+  _globals['_FLIGHTSTATUS']._serialized_end=3231
+  _globals['_HOLDSTATE']._serialized_start=3234
+  _globals['_HOLDSTATE']._serialized_end=3369
   _globals['_FLIGHT']._serialized_start=203
   _globals['_FLIGHT']._serialized_end=852
   _globals['_CABINSEATS']._serialized_start=854
@@ -75,37 +75,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTFLIGHTSRESPONSE']._serialized_start=1310
   _globals['_LISTFLIGHTSRESPONSE']._serialized_end=1402
   _globals['_WATCHFLIGHTSREQUEST']._serialized_start=1404
-  _globals['_WATCHFLIGHTSREQUEST']._serialized_end=1461
-  _globals['_WATCHFLIGHTSRESPONSE']._serialized_start=1464
-  _globals['_WATCHFLIGHTSRESPONSE']._serialized_end=1653
-  _globals['_FLIGHTEVENT']._serialized_start=1656
-  _globals['_FLIGHTEVENT']._serialized_end=1844
-  _globals['_FLIGHTREMOVED']._serialized_start=1846
-  _globals['_FLIGHTREMOVED']._serialized_end=1897
-  _globals['_UPDATEFLIGHTREQUEST']._serialized_start=1900
-  _globals['_UPDATEFLIGHTREQUEST']._serialized_end=2101
-  _globals['_UPDATEFLIGHTRESPONSE']._serialized_start=2103
-  _globals['_UPDATEFLIGHTRESPONSE']._serialized_end=2170
-  _globals['_CANCELFLIGHTREQUEST']._serialized_start=2172
-  _globals['_CANCELFLIGHTREQUEST']._serialized_end=2262
-  _globals['_CANCELFLIGHTRESPONSE']._serialized_start=2264
-  _globals['_CANCELFLIGHTRESPONSE']._serialized_end=2331
-  _globals['_SEGMENTSEATS']._serialized_start=2333
-  _globals['_SEGMENTSEATS']._serialized_end=2420
-  _globals['_HOLD']._serialized_start=2423
-  _globals['_HOLD']._serialized_end=2598
-  _globals['_HOLDSEATSREQUEST']._serialized_start=2601
-  _globals['_HOLDSEATSREQUEST']._serialized_end=2762
-  _globals['_HOLDSEATSRESPONSE']._serialized_start=2764
-  _globals['_HOLDSEATSRESPONSE']._serialized_end=2824
-  _globals['_CONFIRMHOLDREQUEST']._serialized_start=2826
-  _globals['_CONFIRMHOLDREQUEST']._serialized_end=2886
-  _globals['_CONFIRMHOLDRESPONSE']._serialized_start=2888
-  _globals['_CONFIRMHOLDRESPONSE']._serialized_end=2950
-  _globals['_RELEASEHOLDREQUEST']._serialized_start=2952
-  _globals['_RELEASEHOLDREQUEST']._serialized_end=3012
-  _globals['_RELEASEHOLDRESPONSE']._serialized_start=3014
-  _globals['_RELEASEHOLDRESPONSE']._serialized_end=3076
-  _globals['_SCHEDULESERVICE']._serialized_start=3350
-  _globals['_SCHEDULESERVICE']._serialized_end=4305
+  _globals['_WATCHFLIGHTSREQUEST']._serialized_end=1483
+  _globals['_WATCHFLIGHTSRESPONSE']._serialized_start=1486
+  _globals['_WATCHFLIGHTSRESPONSE']._serialized_end=1675
+  _globals['_FLIGHTEVENT']._serialized_start=1678
+  _globals['_FLIGHTEVENT']._serialized_end=1866
+  _globals['_FLIGHTREMOVED']._serialized_start=1868
+  _globals['_FLIGHTREMOVED']._serialized_end=1919
+  _globals['_UPDATEFLIGHTREQUEST']._serialized_start=1922
+  _globals['_UPDATEFLIGHTREQUEST']._serialized_end=2123
+  _globals['_UPDATEFLIGHTRESPONSE']._serialized_start=2125
+  _globals['_UPDATEFLIGHTRESPONSE']._serialized_end=2192
+  _globals['_CANCELFLIGHTREQUEST']._serialized_start=2194
+  _globals['_CANCELFLIGHTREQUEST']._serialized_end=2284
+  _globals['_CANCELFLIGHTRESPONSE']._serialized_start=2286
+  _globals['_CANCELFLIGHTRESPONSE']._serialized_end=2353
+  _globals['_SEGMENTSEATS']._serialized_start=2355
+  _globals['_SEGMENTSEATS']._serialized_end=2442
+  _globals['_HOLD']._serialized_start=2445
+  _globals['_HOLD']._serialized_end=2620
+  _globals['_HOLDSEATSREQUEST']._serialized_start=2623
+  _globals['_HOLDSEATSREQUEST']._serialized_end=2784
+  _globals['_HOLDSEATSRESPONSE']._serialized_start=2786
+  _globals['_HOLDSEATSRESPONSE']._serialized_end=2846
+  _globals['_CONFIRMHOLDREQUEST']._serialized_start=2848
+  _globals['_CONFIRMHOLDREQUEST']._serialized_end=2908
+  _globals['_CONFIRMHOLDRESPONSE']._serialized_start=2910
+  _globals['_CONFIRMHOLDRESPONSE']._serialized_end=2972
+  _globals['_RELEASEHOLDREQUEST']._serialized_start=2974
+  _globals['_RELEASEHOLDREQUEST']._serialized_end=3034
+  _globals['_RELEASEHOLDRESPONSE']._serialized_start=3036
+  _globals['_RELEASEHOLDRESPONSE']._serialized_end=3098
+  _globals['_SCHEDULESERVICE']._serialized_start=3372
+  _globals['_SCHEDULESERVICE']._serialized_end=4327
 # @@protoc_insertion_point(module_scope)
