@@ -22,7 +22,7 @@ from gateway_bff.upstreams import Upstreams
 
 _log = structlog.get_logger()
 
-_LAST_EVENTS = timedelta(seconds=2)  # for open streams to come to their own end
+_LAST_EVENTS = timedelta(seconds=2)  # for streams that have an end to come to it
 
 
 async def main() -> None:
@@ -40,6 +40,8 @@ async def main() -> None:
             is_reachable=Readiness(mesh.channel("flight-search")),
         )
         app = create_app(upstreams, settings, registry=REGISTRY)
+        for name, job in app.state.live.jobs().items():
+            mesh.start(job, name=name)
         async with listening(
             app,
             host=config.host,

@@ -18,18 +18,22 @@ from consulmesh.errors import PermissionDenied, Unauthenticated
 from gateway_bff import __version__, failures, openapi
 from gateway_bff.connection import ClientGone
 from gateway_bff.edge import Edge
+from gateway_bff.live.sources import Live
 from gateway_bff.problems import Problem
-from gateway_bff.routes import airports, bookings, flights, itineraries, quotes, system
+from gateway_bff.routes import airports, bookings, flights, itineraries, live, quotes, system
 from gateway_bff.settings import Settings
 from gateway_bff.sse import OpenStreams
-from gateway_bff.telemetry import HttpMetrics
+from gateway_bff.telemetry import HttpMetrics, LiveMetrics
 from gateway_bff.upstreams import Upstreams
 
-_ROUTERS = (itineraries, airports, flights, quotes, bookings, system)
+_ROUTERS = (itineraries, airports, flights, live, quotes, bookings, system)
 
 
 def create_app(upstreams: Upstreams, settings: Settings, *, registry: CollectorRegistry) -> FastAPI:
-    """The public API over these upstreams. Its metrics go to `registry`, which `/metrics` shows."""
+    """The public API over these upstreams. Its metrics go to `registry`, which `/metrics` shows.
+
+    `app.state.live` has jobs, which the process must run: they supply the live streams.
+    """
     app = FastAPI(
         title="flightmesh",
         summary="Flights: search, quote, book",
@@ -43,6 +47,7 @@ def create_app(upstreams: Upstreams, settings: Settings, *, registry: CollectorR
     app.state.settings = settings
     app.state.registry = registry
     app.state.streams = OpenStreams()
+    app.state.live = Live.of(upstreams, LiveMetrics(registry))
     app.state.draining = False
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]  # FastAPI's own way
     app.add_middleware(Edge, metrics=HttpMetrics(registry))

@@ -26,6 +26,8 @@ _PROPAGATED = {
 # Asked every few seconds by machines: worth a line only when it fails.
 _QUIET = frozenset({"/livez", "/readyz", "/metrics"})
 _ERRORS = 400
+BODILESS = "flightmesh.bodiless"
+"""In the scope where nobody will see the body, so that a stream need not begin."""
 
 _log = structlog.get_logger()
 
@@ -65,7 +67,7 @@ class _Exchange:
         self._status = 0
         self.context = context
         # HEAD is GET without the body (RFC 9110 §9.3.2), which the HTTP server leaves out
-        self.scope = {**scope, "method": "GET"} if self._method == "HEAD" else scope
+        self.scope = {**scope, "method": "GET", BODILESS: True} if self._method == "HEAD" else scope
 
     async def send(self, message: Message) -> None:
         """Sends on, with our headers on the response."""

@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from gateway_bff.problems import CODES, MEDIA_TYPE, TITLES
-from gateway_bff.schemas import Problem
+from gateway_bff.schemas import LivePrices, Problem, Removed, Reset, Stale
 
 _REFERENCE = "#/components/schemas/{model}"
 _ANYWHERE = (400, 429, 500, 503, 504)
@@ -37,9 +37,18 @@ def document(app: FastAPI) -> dict[str, Any]:
         made = get_openapi(
             title=app.title, version=app.version, summary=app.summary, routes=app.routes
         )
-        made["components"]["schemas"] |= _problem_schemas()
+        made["components"]["schemas"] |= _problem_schemas() | _event_schemas()
         app.openapi_schema = made
     return app.openapi_schema
+
+
+def _event_schemas() -> dict[str, Any]:
+    """What events of live streams hold; OpenAPI 3.1 can't say it of a stream itself."""
+    shown: dict[str, Any] = {}
+    for model in (LivePrices, Removed, Reset, Stale):
+        schema = model.model_json_schema(ref_template=_REFERENCE)
+        shown |= {**schema.pop("$defs", {}), model.__name__: schema}
+    return shown
 
 
 def _problem_schemas() -> dict[str, Any]:

@@ -8,6 +8,7 @@ from fastapi import Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway_bff.live.sources import Live
 from gateway_bff.settings import Settings
 from gateway_bff.sse import OpenStreams
 from gateway_bff.upstreams import Upstreams
@@ -28,6 +29,12 @@ async def _streams(request: Request) -> OpenStreams:
     return streams
 
 
+async def _live(request: Request) -> Live:
+    live: Live = request.app.state.live
+    return live
+
+
+TheLive = Annotated[Live, Depends(_live)]
 TheUpstreams = Annotated[Upstreams, Depends(_upstreams)]
 TheSettings = Annotated[Settings, Depends(_settings)]
 TheStreams = Annotated[OpenStreams, Depends(_streams)]

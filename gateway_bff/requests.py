@@ -81,6 +81,16 @@ class SearchParameters(Request):
     page_token: PageToken = ""
 
 
+class LivePricesParameters(Request):
+    """Whose prices to watch."""
+
+    flight_id: Annotated[
+        list[OpaqueId],
+        Field(min_length=1, max_length=50, description="1 to 50; repeat the parameter."),
+    ]
+    cabin: Annotated[Cabin | None, Field(description="One cabin; all without it.")] = None
+
+
 class PageParameters(Request):
     """Which part of a list."""
 

@@ -6,6 +6,7 @@ client goes away.
 """
 
 from collections.abc import Callable, Coroutine
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -30,6 +31,8 @@ class Route(APIRoute):
     """Anybody's route; its name is its entry in the table of budgets."""
 
     criticality: ClassVar[Criticality] = Criticality.SHEDDABLE_PLUS
+    repeatable: ClassVar[AbstractSet[str]] = frozenset()
+    """Query parameters that may come more than once."""
 
     def get_route_handler(self) -> _Handler:
         """FastAPI's handler in the frame that each request gets."""
@@ -38,7 +41,7 @@ class Route(APIRoute):
         async def handle(request: Request) -> Response:
             self.admit(request)
             settings: Settings = request.app.state.settings
-            _reject_repeated_parameters(request)
+            _reject_repeated_parameters(request, self.repeatable)
             request = await self._with_body(request, settings)
             with (
                 use(replace(current(), criticality=self.criticality)),
@@ -71,6 +74,12 @@ class CustomerRoute(Route):
         upstreams: Upstreams = request.app.state.upstreams
         if "customer" not in upstreams.users.verify(current().token).roles:
             raise PermissionDenied
+
+
+class LivePricesRoute(Route):
+    """A route for those who watch several flights."""
+
+    repeatable = frozenset({"flight_id"})
 
 
 class EventStreamRoute(Route):
@@ -117,13 +126,13 @@ def _is_json(request: Request) -> bool:
     )
 
 
-def _reject_repeated_parameters(request: Request) -> None:
+def _reject_repeated_parameters(request: Request, repeatable: AbstractSet[str]) -> None:
     """Of a parameter that comes twice, two readers may believe two different values."""
     parameters = request.query_params
     if len(parameters.multi_items()) == len(parameters):
         return
     seen: set[str] = set()
     for name, _ in parameters.multi_items():
-        if name in seen:
+        if name in seen and name not in repeatable:
             raise invalid(name, "REPEATED", "The parameter is there more than once.")
         seen.add(name)

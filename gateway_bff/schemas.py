@@ -108,6 +108,40 @@ class Flight(BaseModel):
     etag: str
 
 
+class LivePrice(BaseModel):
+    """What one passenger pays in one cabin now; `per_passenger` is both together."""
+
+    cabin: Cabin
+    fare: Money
+    taxes: Money
+    per_passenger: Money
+
+
+class LivePrices(BaseModel):
+    """The prices of a flight as they are now: data of `event: price`."""
+
+    flight_id: str
+    prices: list[LivePrice]
+
+
+class Removed(BaseModel):
+    """A flight that has left the timetable: data of `event: removed`."""
+
+    flight_id: str
+
+
+class Reset(BaseModel):
+    """Why a client has to start anew: data of `event: reset`."""
+
+    reason: Literal["malformed", "history", "ahead", "gap", "slow", "source"]
+
+
+class Stale(BaseModel):
+    """How old what is known is, in seconds: data of `event: stale`."""
+
+    lag: float
+
+
 class QuoteLine(BaseModel):
     """What one passenger pays for one flight."""
 

@@ -16,6 +16,7 @@ BUDGETS: Mapping[str, float] = MappingProxyType(
         "search": 2.0,
         "stream": 10.0,
         "flight": 1.0,
+        "live": 2.0,
         "quote": 2.0,
         "booking": 5.0,
         "bookings": 2.0,
@@ -23,7 +24,8 @@ BUDGETS: Mapping[str, float] = MappingProxyType(
     }
 )
 """Seconds that a request may take, by the name of its route. `booking` changes bookings,
-`bookings` reads them. MESH_ROUTE_BUDGETS overrides any of them: `{"quote": 0.8}`."""
+`bookings` reads them; `live` is until a live stream begins. MESH_ROUTE_BUDGETS overrides any of
+them: `{"quote": 0.8}`."""
 
 LONGEST_BUDGET = 300.0
 DEFAULT_PORT = 8080

@@ -1,8 +1,13 @@
-"""Metrics of the public API, named after the OpenTelemetry semantic conventions for HTTP."""
+"""Metrics of the public API.
+
+Those of requests are named after the OpenTelemetry semantic conventions for HTTP.
+"""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
-from prometheus_client import CollectorRegistry, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -32,3 +37,55 @@ class HttpMetrics:
             labels = (key[0], route, str(status))
             observe = self._observers[key] = self._duration.labels(*labels).observe
         observe(seconds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceMetrics:
+    """The live streams of one source; `resets` by reason."""
+
+    subscribers: Gauge
+    sent: Counter
+    conflated: Counter
+    catch_ups: Counter
+    resets: Callable[[str], Counter]
+
+
+class LiveMetrics:
+    """Metrics of live streams. A registry holds them once."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        source = ("source",)
+        self._subscribers = Gauge(
+            "gateway_live_subscribers", "Live streams that are open.", source, registry=registry
+        )
+        self._sent = Counter(
+            "gateway_live_events_sent", "Events sent on live streams.", source, registry=registry
+        )
+        self._conflated = Counter(
+            "gateway_live_events_conflated",
+            "Events that a newer one replaced before their client took them.",
+            source,
+            registry=registry,
+        )
+        self._catch_ups = Counter(
+            "gateway_live_catch_ups",
+            "Times that a source's history was read for clients that came back.",
+            source,
+            registry=registry,
+        )
+        self._resets = Counter(
+            "gateway_live_resets",
+            "Clients that had to start anew.",
+            ("source", "reason"),
+            registry=registry,
+        )
+
+    def of(self, source: str) -> SourceMetrics:
+        """The metrics of one source."""
+        return SourceMetrics(
+            subscribers=self._subscribers.labels(source),
+            sent=self._sent.labels(source),
+            conflated=self._conflated.labels(source),
+            catch_ups=self._catch_ups.labels(source),
+            resets=partial(self._resets.labels, source),
+        )

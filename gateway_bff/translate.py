@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from flights.booking.v1.booking_pb2 import BookedSegment, Booking
-from flights.pricing.v1.pricing_pb2 import Quote, QuoteLine
+from flights.pricing.v1.pricing_pb2 import Price, Quote, QuoteLine
 from flights.schedule.v1.schedule_pb2 import Flight
 from flights.search.v1.search_pb2 import (
     PRICE_BASIS_LIVE,
@@ -29,6 +29,7 @@ from gateway_bff.values import (
     FLIGHT_STATUSES,
     local_time,
     money,
+    total,
     utc_time,
 )
 
@@ -142,6 +143,22 @@ def _leg(found: Flight) -> Json:
     if found.status_reason:
         leg["status_reason"] = found.status_reason
     return leg
+
+
+def prices(flight_id: str, found: Iterable[Price]) -> Json:
+    """Prices of one flight by cabin."""
+    return {
+        "flight_id": flight_id,
+        "prices": [
+            {
+                "cabin": CABIN_NAMES.get(price.cabin, UNKNOWN),
+                "fare": money(price.fare),
+                "taxes": money(price.taxes),
+                "per_passenger": money(total(price.fare, price.taxes)),
+            }
+            for price in found
+        ],
+    }
 
 
 def quote(made: Quote) -> Json:

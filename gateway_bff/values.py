@@ -89,3 +89,10 @@ def decimal(units: int, nanos: int) -> str:
 def money(amount: Money) -> dict[str, str]:
     """`{"currency": …, "amount": …}`."""
     return {"currency": amount.currency_code, "amount": decimal(amount.units, amount.nanos)}
+
+
+def total(one: Money, other: Money) -> Money:
+    """Both together; they are of one currency, and neither is negative."""
+    carry, nanos = divmod(one.nanos + other.nanos, _NANOS)
+    units = one.units + other.units + carry
+    return Money(currency_code=one.currency_code, units=units, nanos=nanos)

@@ -18,7 +18,7 @@ from flights.search.v1.search_pb2 import (
     StreamItinerariesResponse,
 )
 from flights.type.v1.cabin_pb2 import Cabin
-from gateway_bff import freshness, schemas, translate
+from gateway_bff import freshness, schemas, sse, translate
 from gateway_bff.openapi import Responses, problems
 from gateway_bff.parameters import documented, parameters
 from gateway_bff.problems import invalid
@@ -78,13 +78,12 @@ async def stream_itineraries(
     except BaseException:
         call.cancel()
         raise
-    headers = {**_VARY, "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return EventStream(
         _events(call, first, query.cabin),
-        call,
+        cancel=call.cancel,
         streams=streams,
         settings=settings,
-        headers=headers | freshness.headers(first.positions),
+        headers=sse.HEADERS | _VARY | freshness.headers(first.positions),
     )
 
 

@@ -88,7 +88,9 @@ async def running_gateway(
         listening(
             app, host="127.0.0.1", port=0, settings=settings, grace=timedelta(seconds=1)
         ) as port,
-        aiohttp.ClientSession(f"http://127.0.0.1:{port}") as client,
+        aiohttp.ClientSession(
+            f"http://127.0.0.1:{port}", connector=aiohttp.TCPConnector(limit=0)
+        ) as client,
     ):
         yield Gateway(app, port, client, fakes)
 

@@ -1,11 +1,13 @@
 """The four services as the gateway sees them: real servers over HTTP/2 that say what a test wants.
 
-An answer is a message, an exception, or a function of the request; a streamed one a list of them.
+An answer is a message, an exception, or a function of the request; a streamed one a list of them,
+or a function of the request that generates messages.
 """
 
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -95,7 +97,13 @@ class FakeService:
             _servicer: object, request: Message, _context: object
         ) -> AsyncIterator[Any]:
             with self._seen(request):
-                for each in self.answers[method.name]:
+                answers = self.answers[method.name]
+                if callable(answers):
+                    async with aclosing(answers(request)) as messages:
+                        async for message in messages:
+                            yield message
+                    return
+                for each in answers:
                     yield await _said(each, request)
 
         return answer

@@ -18,12 +18,15 @@ from gateway_bff import schemas, translate
 from gateway_bff.problems import CODES, TITLES, Problem
 from tests.gateway_bff import examples
 from tests.gateway_bff.conftest import Gateway
+from tests.gateway_bff.owner import price_list
 
 Document = dict[str, Any]
 OPERATIONS = {
     ("GET", "/v1/airports"): {200, 400, 429, 500, 503, 504},
     ("GET", "/v1/itineraries"): {200, 400, 429, 500, 503, 504},
     ("GET", "/v1/flights/{flight_id}"): {200, 400, 404, 429, 500, 503, 504},
+    ("GET", "/v1/flights/{flight_id}/events"): {200, 400, 404, 429, 500, 503, 504},
+    ("GET", "/v1/prices/stream"): {200, 400, 404, 429, 500, 503, 504},
     ("POST", "/v1/quotes"): {201, 400, 404, 408, 409, 413, 415, 422, 429, 500, 503, 504},
     ("GET", "/v1/quotes/{quote_id}"): {200, 400, 404, 429, 500, 503, 504},
     ("POST", "/v1/bookings"): {
@@ -99,6 +102,20 @@ async def test_search_is_documented_both_ways(document: Document) -> None:
     assert {"origin", "destination", "date", "page_token", "min-position"} <= names
 
 
+async def test_live_streams_are_documented_with_their_events(document: Document) -> None:
+    """The parameter that may be repeated is a list, and every event's data has a schema."""
+    prices = document["paths"]["/v1/prices/stream"]["get"]
+    parameters = {each["name"]: each for each in prices["parameters"]}
+    named = {"LivePrices", "LivePrice", "Flight", "Removed", "Reset", "Stale"}
+
+    assert set(prices["responses"]["200"]["content"]) == {"text/event-stream"}
+    assert parameters["flight_id"]["schema"]["type"] == "array"
+    assert parameters["flight_id"]["schema"]["maxItems"] == 50
+    assert parameters["flight_id"]["required"]
+    assert parameters["Last-Event-ID"]["in"] == "header"
+    assert named <= set(document["components"]["schemas"])
+
+
 async def test_bookings_are_documented_with_their_token(document: Document) -> None:
     """Bookings, and they alone, say that they need a bearer token."""
     secured = {path for _, path, operation in operations(document) if "security" in operation}
@@ -144,6 +161,7 @@ ANSWERS: list[tuple[type[BaseModel], Any]] = [
     ),
     (schemas.Itinerary, translate.itinerary(examples.itinerary(), CABIN_ECONOMY)),
     (schemas.Flight, translate.flight(delayed())),
+    (schemas.LivePrices, translate.prices(examples.FLIGHT, price_list(examples.FLIGHT, 2, 120))),
     (schemas.Quote, translate.quote(examples.quote())),
     (schemas.Booking, translate.booking(examples.booking(BOOKING_STATUS_CONFIRMED), {})),
     (
