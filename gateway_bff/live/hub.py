@@ -17,6 +17,7 @@ from typing import Final, Generic
 import grpc
 import structlog
 
+from consulmesh.context import within
 from gateway_bff.failures import RETRY_AFTER
 from gateway_bff.live import positions
 from gateway_bff.live.subscription import Change, Subscription
@@ -130,18 +131,17 @@ class Hub(Generic[E]):
         subscription.resume(after.seq, sorted(found, key=lambda change: change.position.seq))
         return subscription
 
-    async def state(self, of: Subscription[E], *, forgiving: bool) -> Sequence[Shown]:
+    async def state(
+        self, of: Subscription[E], *, forgiving: bool, budget: float
+    ) -> Sequence[Shown]:
         """Ask the owner for the current state, which is at least as new as `of.origin`.
 
-        Raises AioRpcError; a forgiving question takes flights that the owner has not for gone.
+        The budget, in seconds, begins when it is this question's turn. Raises AioRpcError; a
+        forgiving question takes flights for gone that the owner does not have.
         """
         async with self._states:
-            try:
-                return await self.topic.now(of.flight_ids, of.view)
-            except grpc.aio.AioRpcError as error:
-                if not forgiving or error.code() is not grpc.StatusCode.NOT_FOUND:
-                    raise
-            return [await self._one(flight_id, of.view) for flight_id in of.flight_ids]
+            with within(budget):
+                return await self._asked(of, forgiving=forgiving)
 
     def bookmark(self, of: Subscription[E]) -> bytes:
         """Render the hub's position as a subscription's, where that has everything up to there."""
@@ -160,6 +160,14 @@ class Hub(Generic[E]):
             self._floor = oldest.position.seq
         for subscription in self._watching.get(change.flight_id, ()):
             subscription.offer(change)
+
+    async def _asked(self, of: Subscription[E], *, forgiving: bool) -> Sequence[Shown]:
+        try:
+            return await self.topic.now(of.flight_ids, of.view)
+        except grpc.aio.AioRpcError as error:
+            if not forgiving or error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise
+        return [await self._one(flight_id, of.view) for flight_id in of.flight_ids]
 
     async def _one(self, flight_id: str, view: View) -> Shown:
         try:

@@ -12,7 +12,6 @@ from typing import Final, Generic
 
 import orjson
 
-from consulmesh.context import within
 from gateway_bff.live.hub import Hub, Missed
 from gateway_bff.live.subscription import Subscription
 from gateway_bff.live.topic import E, View
@@ -92,8 +91,7 @@ async def _state(
 ) -> bytes:
     """The state of a client's flights; for one that comes back, that it is the state, and why."""
     origin = subscription.origin
-    with within(budget):
-        state = await hub.state(subscription, forgiving=reason is not None)
+    state = await hub.state(subscription, forgiving=reason is not None, budget=budget)
     shown = subscription.begin(origin, state)
     if reason is None:
         return shown

@@ -25,6 +25,7 @@ from tests.gateway_bff.fakes import RefusalError
 from tests.gateway_bff.owner import Owner, flights_of, schedule_owner
 
 CAPACITY = 20
+BUDGET = 5.0
 
 
 class Watch:
@@ -49,6 +50,8 @@ class Stub:
     def __init__(self, owner: Owner) -> None:
         self._owner = owner
         self.watches: list[Watch] = []
+        self._asking = 0
+        self.most_asking = 0
 
     def WatchFlights(self, request: WatchFlightsRequest, *, wait_for_ready: bool) -> Watch:
         """Follow."""
@@ -58,12 +61,17 @@ class Stub:
 
     async def BatchGetFlights(self, request: BatchGetFlightsRequest) -> Any:
         """Look."""
+        self._asking += 1
+        self.most_asking = max(self.most_asking, self._asking)
+        await asyncio.sleep(0)
         try:
             return flights_of(self._owner, request)
         except RefusalError as error:
             none = grpc.aio.Metadata()
             code = grpc.StatusCode[type(error).__name__.removesuffix("RefusalError")]
             raise grpc.aio.AioRpcError(code, none, none) from error
+        finally:
+            self._asking -= 1
 
 
 class World:
@@ -97,7 +105,7 @@ class World:
         """A client that was told the state, and what it knows."""
         subscription = self.hub.subscribe(flight_ids, 0)
         source = EventSource()
-        state = await self.hub.state(subscription, forgiving=False)
+        state = await self.hub.state(subscription, forgiving=False, budget=BUDGET)
         source.feed(subscription.begin(subscription.origin, state))
         return subscription, source
 
@@ -174,7 +182,7 @@ async def test_a_change_that_the_state_has_is_not_told_again(world: World) -> No
     """What happened between subscribing and asking the owner is in the state."""
     subscription = world.hub.subscribe(["flt_a"], 0)
     world.owner.put("flt_a", 2)
-    state = await world.hub.state(subscription, forgiving=False)
+    state = await world.hub.state(subscription, forgiving=False, budget=BUDGET)
     source = EventSource()
     source.feed(subscription.begin(subscription.origin, state))
     await world.tell()
@@ -190,7 +198,7 @@ async def test_a_change_that_the_state_has_is_not_told_again(world: World) -> No
 async def test_an_unfinished_state_has_no_id(world: World) -> None:
     """A client that was cut off before the last flight starts anew, it can't go on in between."""
     subscription = world.hub.subscribe(["flt_a", "flt_b"], 0)
-    state = await world.hub.state(subscription, forgiving=False)
+    state = await world.hub.state(subscription, forgiving=False, budget=BUDGET)
     blocks = subscription.begin(subscription.origin, state).split(b"\n\n")
     ids = [b"id:" in block for block in blocks if block]
 
@@ -319,7 +327,7 @@ async def test_a_source_that_lost_its_place_resets_everybody(world: World) -> No
     await world.tell()
     lost = subscription.lost
     silent = subscription.bookmark(world.owner.cursor())
-    state = await world.hub.state(subscription, forgiving=True)
+    state = await world.hub.state(subscription, forgiving=True, budget=BUDGET)
     source.feed(subscription.begin(subscription.origin, state))
     world.owner.put("flt_a", 7)
     await world.tell()
@@ -330,6 +338,18 @@ async def test_a_source_that_lost_its_place_resets_everybody(world: World) -> No
     assert not subscription.lost
     assert numbers(source.events) == [("flt_a", 1), ("flt_a", 1), ("flt_a", 7)]
     assert positions.decode(source.last_event_id) == Cursor(epoch="e2", seq=2)
+
+
+async def test_clients_that_are_all_reset_do_not_ask_the_owner_at_once(world: World) -> None:
+    """So many questions are under way at most, and each client gets its answer."""
+    clients = [(await world.joined("flt_a"))[0] for _ in range(100)]
+    world.owner.restore("e2")
+    await world.tell()
+    asked = [world.hub.state(client, forgiving=True, budget=BUDGET) for client in clients]
+    states = await asyncio.gather(*asked)
+
+    assert world.stub.most_asking == 16
+    assert {len(state) for state in states} == {1}
 
 
 async def test_a_place_in_silence_is_never_ahead_of_what_was_told(world: World) -> None:
@@ -404,7 +424,7 @@ class Client:
         if subscription is None:
             return
         if subscription.lost and self._state is None:
-            state = await self._hub.state(subscription, forgiving=True)
+            state = await self._hub.state(subscription, forgiving=True, budget=BUDGET)
             self._state = subscription.origin, state
         elif self._state is not None:
             text = subscription.begin(*self._state)

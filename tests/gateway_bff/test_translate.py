@@ -8,6 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consulmesh import wellknown
 from flights.booking.v1.booking_pb2 import (
     BOOKING_STATUS_CONFIRMED,
     BOOKING_STATUS_UNSPECIFIED,
@@ -22,7 +23,9 @@ from flights.search.v1.search_pb2 import (
 from flights.type.v1.cabin_pb2 import CABIN_BUSINESS, CABIN_ECONOMY
 from gateway_bff import freshness, schemas, translate
 from gateway_bff.ids import itinerary_id, itinerary_key
-from gateway_bff.values import decimal, local_time, utc_time
+from gateway_bff.live import positions
+from gateway_bff.values import decimal, local_time, total, utc_time
+from streams.v1.stream_pb2 import Cursor
 from tests.gateway_bff import examples
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -99,6 +102,17 @@ def test_money_is_written_for_people(units: int, nanos: int, written: str) -> No
     assert decimal(units, nanos) == written
 
 
+AMOUNTS = st.decimals(min_value=0, max_value=10**9, places=9)
+
+
+@given(AMOUNTS, AMOUNTS)
+def test_totals_are_exact(one: Decimal, other: Decimal) -> None:
+    """What two amounts are together is their sum to the last digit."""
+    both = total(wellknown.money(one, "USD"), wellknown.money(other, "USD"))
+
+    assert (wellknown.amount(both), both.currency_code) == (one + other, "USD")
+
+
 @given(FLIGHTS, st.sampled_from([CABIN_ECONOMY, CABIN_BUSINESS]))
 def test_itinerary_ids_read_back(flights: list[str], cabin: int) -> None:
     """The id of an itinerary says its flights in order and its cabin, and is safe in a URL."""
@@ -117,6 +131,26 @@ def test_no_text_breaks_the_reading_of_ids(text: str) -> None:
     key = itinerary_key(f"itn_{text}")
 
     assert key is None or itinerary_id(key.flight_ids, key.cabin) == f"itn_{text}"
+
+
+@given(st.text(min_size=1), st.integers(0, 2**62))
+def test_ids_of_live_events_read_back(epoch: str, seq: int) -> None:
+    """An id says its position, and is safe in a header."""
+    written = positions.encode(Cursor(epoch=epoch[:40], seq=seq)).decode()
+
+    assert positions.decode(written) == Cursor(epoch=epoch[:40], seq=seq)
+    assert written.replace("_", "").replace("-", "").isalnum()
+
+
+@given(st.text())
+def test_no_text_breaks_the_reading_of_live_ids(text: str) -> None:
+    """What comes as an id is one that we wrote, or refused with ValueError."""
+    try:
+        written = positions.encode(positions.decode(text)).decode()
+    except ValueError:
+        written = text
+
+    assert written == text
 
 
 @given(st.text())
