@@ -20,10 +20,10 @@ from flight_search.domain import (
     shortest_connection,
 )
 
-SEGMENT: Final = """
-SELECT carrier, number, aircraft, origin, destination, departure, arrival,
+_SEGMENTS: Final = """
+SELECT key, version, carrier, number, aircraft, origin, destination, departure, arrival,
     departure_offset, arrival_offset, delayed, seats_{cabin}
-FROM flight WHERE key = ?
+FROM flight WHERE key IN (SELECT value FROM json_each(?))
 """
 SERVED: Final = "SELECT origin FROM route UNION SELECT destination FROM route"
 
@@ -58,9 +58,10 @@ class Shape(NamedTuple):
     via: bool
 
 
-def segment(cabin: Cabin) -> str:
-    """A flight by its key."""
-    return SEGMENT.format(cabin=cabin.name.lower())
+@cache
+def segments(cabin: Cabin) -> str:
+    """Flights by their keys, which come as a JSON array."""
+    return _SEGMENTS.format(cabin=cabin.name.lower())
 
 
 def itineraries(journey: Journey, order: SortOrder, stops: int, *, via: bool) -> str:

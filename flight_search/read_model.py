@@ -7,8 +7,10 @@ other does not matter; within a source, an older version never overwrites a newe
 """
 
 import asyncio
+import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -30,6 +32,7 @@ from flight_search.domain import (
     BEFORE_ALL,
     Cabin,
     Candidate,
+    FlightVersion,
     Geography,
     Itinerary,
     Journey,
@@ -42,6 +45,7 @@ from flight_search.store import close_file, is_damage, open_file, remove_file
 
 SCHEDULE, PRICING = "schedule", "pricing"
 KEPT_SEGMENTS, KEPT_ITINERARIES, KEPT_LEGS = 16_384, 16_384, 65_536
+"""Segments of each cabin; the least recently used ones go first."""
 SWEEP_WIDTH = 500
 BILLION = 1_000_000_000
 
@@ -64,8 +68,8 @@ class ReadModel:
                 self._positions[name] = Position(source=name, epoch=epoch, seq=seq)
         self._served: frozenset[str] | None = None
         self._leg = lru_cache(KEPT_LEGS)(geography.leg)
-        self._segment = lru_cache(KEPT_SEGMENTS)(self._read_segment)
-        self._itinerary = lru_cache(KEPT_ITINERARIES)(self._make_itinerary)
+        self._kept_segments = {cabin: OrderedDict[FlightVersion, Segment]() for cabin in Cabin}
+        self._itinerary = lru_cache(KEPT_ITINERARIES)(_itinerary)
         self.moved = asyncio.Event()
         """Set, and replaced by a new one, whenever a position has moved."""
         self.damaged = asyncio.Event()
@@ -170,7 +174,8 @@ class ReadModel:
 
     def _forget_rendered(self) -> None:
         """Within one history a version says it all; a snapshot may bring another history."""
-        self._segment.cache_clear()
+        for kept in self._kept_segments.values():
+            kept.clear()
         self._itinerary.cache_clear()
 
     # -- asking ------------------------------------------------------------------------------
@@ -193,7 +198,7 @@ class ReadModel:
         """
         statement = queries.itineraries(journey, order, stops, via=via is not None)
         rows = self._rows(statement, queries.parameters(journey, via, after, before, limit))
-        return [Candidate._make(row) for row in rows]
+        return list(map(Candidate._make, rows))
 
     def vias(self, journey: Journey, stops: int) -> list[str]:
         """The airports at which the journey could stop first, with so many stops."""
@@ -202,7 +207,12 @@ class ReadModel:
 
     def itineraries(self, cabin: Cabin, candidates: Iterable[Candidate]) -> list[Itinerary]:
         """What was found in the same turn of the event loop, looked up."""
-        return [self._itinerary(cabin, *candidate[2:5], *candidate[6:]) for candidate in candidates]
+        found = [(candidate.price, candidate.flights) for candidate in candidates]
+        segments = self._segments(cabin, {flight for _, flights in found for flight in flights})
+        return [
+            self._itinerary(cabin, price, *(segments[flight] for flight in flights))
+            for price, flights in found
+        ]
 
     def served(self) -> frozenset[str]:
         """The airports that have flights."""
@@ -210,29 +220,21 @@ class ReadModel:
             self._served = frozenset(code for (code,) in self._rows(queries.SERVED, ()))
         return self._served
 
-    def _make_itinerary(
-        self, cabin: Cabin, first: str, second: str, third: str, price: int, *versions: int
-    ) -> Itinerary:
-        flights = zip((first, second, third), versions, strict=True)
-        segments = tuple(self._segment(cabin, key, version) for key, version in flights if key)
-        return Itinerary(segments=segments, cabin=cabin, price=Decimal(price) / BILLION)
-
-    def _read_segment(self, cabin: Cabin, key: str, version: int) -> Segment:
-        (row,) = self._rows(queries.segment(cabin), (key,))
-        return Segment(
-            flight_id=key,
-            carrier=row[0],
-            number=row[1],
-            aircraft=row[2],
-            origin=row[3],
-            destination=row[4],
-            departure=datetime.fromtimestamp(row[5], UTC),
-            arrival=datetime.fromtimestamp(row[6], UTC),
-            departure_offset_minutes=row[7],
-            arrival_offset_minutes=row[8],
-            delayed=bool(row[9]),
-            seats_available=row[10],
-        )
+    def _segments(
+        self, cabin: Cabin, flights: Collection[FlightVersion]
+    ) -> dict[FlightVersion, Segment]:
+        """The flights in one cabin: those that are kept, the others out of the file at once."""
+        kept = self._kept_segments[cabin]
+        segments = {flight: kept[flight] for flight in flights if flight in kept}
+        if missing := [key for key, version in flights if (key, version) not in segments]:
+            rows = self._rows(queries.segments(cabin), (json.dumps(missing),))
+            segments |= {(key, version): _segment(key, *row) for key, version, *row in rows}
+        for flight, segment in segments.items():
+            kept[flight] = segment
+            kept.move_to_end(flight)
+        while len(kept) > KEPT_SEGMENTS:
+            kept.popitem(last=False)
+        return segments
 
     # -- the file ----------------------------------------------------------------------------
 
@@ -260,3 +262,37 @@ class ReadModel:
     def _note(self, error: BaseException) -> None:
         if isinstance(error, sqlite3.DatabaseError) and is_damage(error):
             self.damaged.set()
+
+
+def _itinerary(cabin: Cabin, price: int, *segments: Segment) -> Itinerary:
+    return Itinerary(segments=segments, cabin=cabin, price=Decimal(price) / BILLION)
+
+
+def _segment(
+    key: str,
+    carrier: str,
+    number: str,
+    aircraft: str,
+    origin: str,
+    destination: str,
+    departure: int,
+    arrival: int,
+    departure_offset: int,
+    arrival_offset: int,
+    delayed: int,
+    seats: int,
+) -> Segment:
+    return Segment(
+        flight_id=key,
+        carrier=carrier,
+        number=number,
+        aircraft=aircraft,
+        origin=origin,
+        destination=destination,
+        departure=datetime.fromtimestamp(departure, UTC),
+        arrival=datetime.fromtimestamp(arrival, UTC),
+        departure_offset_minutes=departure_offset,
+        arrival_offset_minutes=arrival_offset,
+        delayed=bool(delayed),
+        seats_available=seats,
+    )

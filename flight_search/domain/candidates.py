@@ -44,6 +44,10 @@ BEFORE_ALL: Final = Place(-1, -1, "", "", "")
 AFTER_ALL: Final = Place((1 << 63) - 1, 0, "", "", "")
 
 
+FlightVersion = tuple[str, int]
+"""One state of one flight."""
+
+
 class Candidate(NamedTuple):
     """An itinerary as a query finds it, before its flights are looked up; sorted by its place.
 
@@ -71,6 +75,12 @@ class Candidate(NamedTuple):
     def tie(self) -> Tie:
         """What decides among equals."""
         return self[1:5]
+
+    @property
+    def flights(self) -> Sequence[FlightVersion]:
+        """Its flights in travel order."""
+        flights = zip(self[2:5], self[7:], strict=True)
+        return [(key, version) for key, version in flights if key]
 
 
 class RoundTripPlace(NamedTuple):
