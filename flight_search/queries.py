@@ -25,7 +25,7 @@ SELECT key, version, carrier, number, aircraft, origin, destination, departure, 
     departure_offset, arrival_offset, delayed, seats_{cabin}
 FROM flight WHERE key IN (SELECT value FROM json_each(?))
 """
-SERVED: Final = "SELECT origin FROM route UNION SELECT destination FROM route"
+ROUTES: Final = "SELECT origin, destination FROM route"
 
 _FLIGHTS: Final = "fgh"
 _ROUTES: Final = ("", "rs", "rst")

@@ -44,7 +44,7 @@ from flight_search.domain import (
 from flight_search.store import close_file, is_damage, open_file, remove_file
 
 SCHEDULE, PRICING = "schedule", "pricing"
-KEPT_SEGMENTS, KEPT_ITINERARIES, KEPT_LEGS = 16_384, 16_384, 65_536
+KEPT_SEGMENTS, KEPT_ITINERARIES = 16_384, 16_384
 """Segments of each cabin; the least recently used ones go first."""
 SWEEP_WIDTH = 500
 BILLION = 1_000_000_000
@@ -66,8 +66,10 @@ class ReadModel:
             self._generations[name] = generation
             if seq is not None:
                 self._positions[name] = Position(source=name, epoch=epoch, seq=seq)
+        self._complete = set(self._positions)
+        self._geography = geography
+        self._routes: set[tuple[str, str]] | None = None
         self._served: frozenset[str] | None = None
-        self._leg = lru_cache(KEPT_LEGS)(geography.leg)
         self._kept_segments = {cabin: OrderedDict[FlightVersion, Segment]() for cabin in Cabin}
         self._itinerary = lru_cache(KEPT_ITINERARIES)(_itinerary)
         self.moved = asyncio.Event()
@@ -95,6 +97,10 @@ class ReadModel:
     def position(self, source: str) -> Position | None:
         """How far a source was followed; None before and during its snapshot."""
         return self._positions.get(source)
+
+    def has_been_complete(self, source: str) -> bool:
+        """Whether the source has ever had a position here: before, nobody is answered."""
+        return source in self._complete
 
     def start_snapshot(self, source: str) -> None:
         """Marks all that the source has said as not seen, and forgets its position."""
@@ -152,8 +158,11 @@ class ReadModel:
                     self._forget_prices(db, change.flight_id)
 
     def _put_route(self, db: sqlite3.Connection, origin: str, destination: str) -> None:
-        leg = self._leg(origin, destination)
-        if db.execute(sql.PUT_ROUTE, (origin, destination, *leg)).rowcount:
+        known = self._known_routes()
+        if (origin, destination) not in known:
+            leg = self._geography.leg(origin, destination)
+            db.execute(sql.PUT_ROUTE, (origin, destination, *leg))
+            known.add((origin, destination))
             self._served = None
 
     def _forget_flight(self, db: sqlite3.Connection, key: str) -> None:
@@ -161,6 +170,7 @@ class ReadModel:
         db.execute(sql.CLEAR_FLIGHT, (key,))
         db.execute(sql.DROP_SILENT, (key,))
         if route and db.execute(sql.DROP_UNUSED, route).rowcount:
+            self._known_routes().discard(route)
             self._served = None
 
     def _forget_prices(self, db: sqlite3.Connection, key: str) -> None:
@@ -169,8 +179,15 @@ class ReadModel:
 
     def _moved(self, position: Position) -> None:
         self._positions[position.source] = position
+        self._complete.add(position.source)
         moved, self.moved = self.moved, asyncio.Event()
         moved.set()
+
+    def _known_routes(self) -> set[tuple[str, str]]:
+        """What the table of routes holds: most changes are of a route that is there."""
+        if self._routes is None:
+            self._routes = set(self._rows(queries.ROUTES, ()))
+        return self._routes
 
     def _forget_rendered(self) -> None:
         """Within one history a version says it all; a snapshot may bring another history."""
@@ -217,7 +234,7 @@ class ReadModel:
     def served(self) -> frozenset[str]:
         """The airports that have flights."""
         if self._served is None:
-            self._served = frozenset(code for (code,) in self._rows(queries.SERVED, ()))
+            self._served = frozenset(code for route in self._known_routes() for code in route)
         return self._served
 
     def _segments(
@@ -255,6 +272,7 @@ class ReadModel:
             self._db.execute("COMMIT")
         except BaseException as error:
             self._note(error)
+            self._routes = self._served = None
             if self._db.in_transaction:  # some errors have rolled back already
                 self._db.execute("ROLLBACK")
             raise

@@ -40,7 +40,7 @@ def _clear(columns: list[str]) -> str:
 
 PUT_FLIGHT, CLEAR_FLIGHT = _put(FLIGHT), _clear(FLIGHT)
 PUT_PRICES, CLEAR_PRICES = _put(PRICES), _clear(PRICES)
-PUT_ROUTE = "INSERT OR IGNORE INTO route VALUES (?, ?, ?, ?, ?)"
+PUT_ROUTE = "INSERT INTO route VALUES (?, ?, ?, ?, ?)"
 ROUTE_OF = "SELECT origin, destination FROM flight WHERE key = ?"
 DROP_SILENT = "DELETE FROM flight WHERE key = ? AND version IS NULL AND price_version IS NULL"
 DROP_UNUSED = """

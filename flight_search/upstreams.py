@@ -39,7 +39,10 @@ from streams.v1.stream_pb2 import Cursor
 
 EVENTS_PER_TURN = 100
 """What is applied before others get their turn: one to two milliseconds of work."""
+EVENTS_PER_COMMIT = 1_000
+"""The same while nobody is answered yet: each commit writes the pages that it touched."""
 ON_SALE = {schedule_pb2.FLIGHT_STATUS_SCHEDULED, schedule_pb2.FLIGHT_STATUS_DELAYED}
+CABINS = tuple(map(int, Cabin))
 CURRENCY = "USD"
 BILLION = 1_000_000_000
 
@@ -93,8 +96,10 @@ class ReadModelInbox(Generic[E]):
 
         What was applied before a crash is applied again after it, to the same effect.
         """
-        for start in range(0, len(events), EVENTS_PER_TURN):
-            end = start + EVENTS_PER_TURN
+        answering = self._model.has_been_complete(self._source)
+        size = EVENTS_PER_TURN if answering else EVENTS_PER_COMMIT
+        for start in range(0, len(events), size):
+            end = start + size
             changes = [change for event in events[start:end] if (change := self._read(event))]
             last = end >= len(events)
             self._model.apply(self._source, changes, self._position(cursor) if last else None)
@@ -167,7 +172,7 @@ def _flight(flight: Flight) -> FlightChanged:
         flight.departure_utc_offset_minutes,
         flight.arrival_utc_offset_minutes,
         flight.status == schedule_pb2.FLIGHT_STATUS_DELAYED,
-        *(seats.get(cabin.value) for cabin in Cabin),
+        *map(seats.get, CABINS),
     )
 
 
@@ -175,9 +180,7 @@ def _prices(prices: FlightPrices) -> PricesChanged:
     by_cabin: dict[int, int] = {
         price.cabin: _billionths(price.fare) + _billionths(price.taxes) for price in prices.prices
     }
-    return PricesChanged(
-        prices.flight_id, prices.version, *(by_cabin.get(cabin.value) for cabin in Cabin)
-    )
+    return PricesChanged(prices.flight_id, prices.version, *map(by_cabin.get, CABINS))
 
 
 def _billionths(money: Money) -> int:

@@ -429,6 +429,23 @@ def test_a_batch_and_its_position_are_one(model: ReadModel, source: str) -> None
     assert model.position(source) == Position(source=source, epoch="e", seq=3)
 
 
+def test_a_route_of_a_batch_that_failed_is_not_taken_for_known(model: ReadModel) -> None:
+    """What was rolled back is put again by the next batch, so connections are found."""
+    legs = [
+        flight("a", "JFK", "ORD", EIGHT),
+        flight("b", "ORD", "LAX", EIGHT + timedelta(hours=4)),
+    ]
+    broken = flight("c", "LAX", "FRA", EIGHT)._replace(carrier=object())  # type: ignore[arg-type]  # as above
+    with pytest.raises(Exception, match="type"):
+        model.apply(SCHEDULE, [*legs, broken], None)
+    served = model.served()
+    feed(model, [*legs, prices("a"), prices("b")])
+
+    assert served == frozenset()
+    assert model.served() == {"JFK", "ORD", "LAX"}
+    assert found(model, query()) == [("a", "b")]
+
+
 def test_a_snapshot_replaces_what_was_known(model: ReadModel) -> None:
     """A snapshot of a history that went back overwrites newer versions and sweeps the rest."""
     model.start_snapshot(SCHEDULE)

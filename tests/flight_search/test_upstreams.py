@@ -107,6 +107,23 @@ async def test_the_position_moves_at_the_end_of_a_batch(model: ReadModel) -> Non
     assert list(dict.fromkeys(seen)) == [(100, 0), (200, 0), (300, 0), (400, 0), (450, 450)]
 
 
+async def test_a_first_snapshot_is_not_cut_into_turns(model: ReadModel) -> None:
+    """Nobody is answered before it is whole, so a batch is one commit; later ones leave turns."""
+    inbox, whole = flights(model), Cursor(epoch="e", seq=0)
+    seen: list[int] = []
+    for some in (range(450), range(450, 900)):
+        await inbox.start_snapshot()
+        batch = asyncio.create_task(inbox.apply([flight_event(f"f{n}") for n in some], None))
+        while not batch.done():
+            await asyncio.sleep(0)
+            seen.append(model.count(0, 1000)[0])
+        await batch
+        if not model.has_been_complete(SCHEDULE):
+            await inbox.complete_snapshot(whole)
+
+    assert list(dict.fromkeys(seen)) == [450, 550, 650, 750, 850, 900]
+
+
 async def test_a_snapshot_cut_off_is_forgotten(tmp_path: Path) -> None:
     """A process that dies in a snapshot has no position, and the next one sweeps what is gone."""
     path = tmp_path / "search.db"
