@@ -18,6 +18,7 @@ from consulmesh.catalog import Catalog
 from consulmesh.channel import CHANNEL_OPTIONS, MeshChannel
 from consulmesh.config import LOG_LEVELS, ConfigError, MeshConfig
 from consulmesh.consul_api import ConsulApi
+from consulmesh.garbage import collected_rarely
 from consulmesh.lifecycle import JobFailedError, drained_by_signals
 from consulmesh.member import Member
 from consulmesh.metrics import metrics_endpoint
@@ -138,9 +139,10 @@ class Mesh(Member):
 
     @asynccontextmanager
     async def _listed(self, port: int, check: Check) -> AsyncIterator[None]:
-        async with Announcement(self._consul, self._registration(port, check)):
-            yield
-        await asyncio.sleep(WATCHERS_NOTICE_SECONDS)
+        with collected_rarely():  # from here on it is warm
+            async with Announcement(self._consul, self._registration(port, check)):
+                yield
+            await asyncio.sleep(WATCHERS_NOTICE_SECONDS)
 
     def _registration(self, port: int, check: Check) -> Registration:
         meta = {} if self.metrics_port is None else {"metrics_port": str(self.metrics_port)}

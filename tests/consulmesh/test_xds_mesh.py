@@ -1,7 +1,9 @@
 """A process of the mesh: joins, calls, serves and leaves. In process, against FakeConsul."""
 
 import asyncio
+import gc
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -15,6 +17,7 @@ from prometheus_client import REGISTRY
 
 from consulmesh import Mesh, MeshConfig
 from consulmesh.context import CallContext, current, use
+from consulmesh.garbage import THRESHOLDS
 from consulmesh.lifecycle import JobFailedError
 from consulmesh.registration import Check
 from consulmesh.testing import FakeConsul
@@ -68,6 +71,30 @@ async def test_a_caller_reaches_every_instance(tmp_path: Path) -> None:
     assert (one.instance_id, two.instance_id) == ("echo-1", "echo-2")
     assert (one.slot, two.slot) == (1, 2)
     assert answers == {"echo-1", "echo-2"}
+
+
+async def test_a_serving_process_looks_for_garbage_rarely(tmp_path: Path) -> None:
+    """Until it leaves, what it holds is left alone, and cycles that come up are collected."""
+    usual, frozen = gc.get_threshold(), gc.get_freeze_count()
+    async with FakeConsul() as consul, served(consul, tmp_path):
+        serving, left_alone = gc.get_threshold(), gc.get_freeze_count()
+        cycle = Cycle()
+        collected = weakref.ref(cycle)
+        del cycle
+        for _ in range(2 * THRESHOLDS[0]):
+            Cycle()
+
+    assert serving == THRESHOLDS
+    assert left_alone > frozen
+    assert collected() is None
+    assert (gc.get_threshold(), gc.get_freeze_count()) == (usual, frozen)
+
+
+class Cycle:
+    """What no reference count frees."""
+
+    def __init__(self) -> None:
+        self.itself = self
 
 
 async def test_leaving_takes_the_instance_out_before_it_stops(tmp_path: Path) -> None:
