@@ -4,9 +4,14 @@
 
 One search process on a core of its own follows two owners that live in another process, over gRPC,
 with no Consul and no gateway. Printed are how long the first load takes and what it leaves in
-memory and on disk; then, for each rate of queries, the time a query takes in the read model and the
-whole RPC from when it was due (open loop, Poisson), with and without changes; then how long a
-change takes to be found; then how long a restart takes from its own file.
+memory and on disk; then, with and without changes, for each rate of queries the time a query takes
+in the read model and the whole RPC from when it was due (open loop, Poisson), and for streams the
+time to the first itinerary and to the end; then how long a change takes to be found while changes
+and queries go on; then how long a restart takes from its own file.
+
+A process that is asked for more than it can do has calls that fail. DEADLINE_EXCEEDED waited in
+vain. CANCELLED was refused at once, by gRPC's core: it does so while more than 1,000 calls wait to
+be taken up (grpc.server.max_pending_requests), and every time from 3,000 on.
 """
 
 import argparse
@@ -17,7 +22,9 @@ import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -30,6 +37,7 @@ import flight_search.__main__
 from bench.overhead import Child
 from bench.search_owners import EPOCH, run_owners
 from consulmesh import MeshConfig
+from consulmesh.garbage import collected_rarely
 from consulmesh.testing import StaticMesh
 from consulmesh.testing.ports import free_port
 from consulmesh.wellknown import date_message
@@ -45,6 +53,7 @@ from streams.v1.stream_pb2 import Cursor
 
 CHANGES: Final = 5_000
 RATES: Final = (200, 600)
+STREAMS: Final = 50  # a second
 ROUTES: Final = 2_000
 PAGE: Final = 20
 PROBES: Final = 200
@@ -70,10 +79,11 @@ async def run_search(parent: Connection, folder: str, owners: str) -> None:
             serving = asyncio.create_task(mesh.serving.wait())
             await asyncio.wait({served, serving}, return_when=asyncio.FIRST_COMPLETED)
             if not served.done():
-                parent.send(f"127.0.0.1:{port}")
-                while await asyncio.to_thread(parent.recv):
-                    parent.send(usage(took))
-                    took.clear()
+                with collected_rarely():  # as `Mesh` has it once it serves
+                    parent.send(f"127.0.0.1:{port}")
+                    while await asyncio.to_thread(parent.recv):
+                        parent.send(usage(took))
+                        took.clear()
                 mesh.draining.set()
             await served
 
@@ -138,22 +148,53 @@ class Market:
         return self._draw.expovariate(per_second)
 
 
+@dataclass
+class Answers:
+    """Seconds from when each question was due, to its first itinerary and to its end; failures."""
+
+    first: list[float] = field(default_factory=list)
+    whole: list[float] = field(default_factory=list)
+    failed: Counter[str] = field(default_factory=Counter)
+
+
+Asking = Callable[[SearchServiceStub, pb.ItineraryQuery, float, Answers], Awaitable[None]]
+
+
+async def page(
+    stub: SearchServiceStub, query: pb.ItineraryQuery, due: float, answers: Answers
+) -> None:
+    """Asks for a page."""
+    request = pb.SearchItinerariesRequest(query=query, page_size=PAGE)
+    await stub.SearchItineraries(request, timeout=DEADLINE)
+    answers.whole.append(time.monotonic() - due)
+
+
+async def stream(
+    stub: SearchServiceStub, query: pb.ItineraryQuery, due: float, answers: Answers
+) -> None:
+    """Asks for all there is, as it is found; nothing found has no first itinerary."""
+    first: float | None = None
+    request = pb.StreamItinerariesRequest(query=query)
+    async for response in stub.StreamItineraries(request, timeout=DEADLINE):
+        if response.itineraries and first is None:
+            first = time.monotonic() - due
+    answers.whole.append(time.monotonic() - due)
+    if first is not None:
+        answers.first.append(first)
+
+
 async def ask(
-    stub: SearchServiceStub, market: Market, per_second: float, seconds: float
-) -> tuple[list[float], Counter[str]]:
-    """Ask so often; how long each answer took from when it was due, and what failed."""
+    stub: SearchServiceStub, market: Market, per_second: float, seconds: float, asking: Asking
+) -> Answers:
+    """Ask so often, whether answers come or not."""
     clock = time.monotonic
-    took: list[float] = []
-    failed: Counter[str] = Counter()
+    answers = Answers()
 
     async def one(due: float) -> None:
-        request = pb.SearchItinerariesRequest(query=market.query(), page_size=PAGE)
         try:
-            await stub.SearchItineraries(request, timeout=DEADLINE)
+            await asking(stub, market.query(), due, answers)
         except grpc.aio.AioRpcError as error:
-            failed[error.code().name] += 1
-        else:
-            took.append(clock() - due)
+            answers.failed[error.code().name] += 1
 
     due = clock()
     end = due + seconds
@@ -161,18 +202,20 @@ async def ask(
         while (due := due + market.gap(per_second)) < end:
             await asyncio.sleep(max(due - clock(), 0))
             group.create_task(one(due))
-    return took, failed
+    return answers
 
 
-async def propagation(stub: SearchServiceStub, market: Market, owners: Child) -> list[float]:
+async def propagation(stub: SearchServiceStub, market: Market, owners: Child) -> Answers:
     """From a question to an owner where it is, to an answer that has got as far.
 
-    Its last change may be up to a tick older.
+    Its last change may be up to a tick older. Ends early when the changes do.
     """
-    took: list[float] = []
+    answers = Answers()
     for _ in range(PROBES):
         await asyncio.sleep(market.gap(PROBING))
-        at, seqs = await asyncio.to_thread(owners.ask, "now")
+        at, seqs, changing = await asyncio.to_thread(owners.ask, "now")
+        if not changing:
+            break
         positions = [
             pb.SourcePosition(source=source, cursor=Cursor(epoch=EPOCH, seq=seq))
             for source, seq in seqs.items()
@@ -180,40 +223,81 @@ async def propagation(stub: SearchServiceStub, market: Market, owners: Child) ->
         request = pb.SearchItinerariesRequest(
             query=market.query(), page_size=1, min_positions=positions
         )
-        await stub.SearchItineraries(request, timeout=DEADLINE)
-        took.append(time.monotonic() - at)
-    return took
+        try:
+            await stub.SearchItineraries(request, timeout=DEADLINE)
+        except grpc.aio.AioRpcError as error:
+            answers.failed[error.code().name] += 1
+        else:
+            answers.whole.append(time.monotonic() - at)
+    return answers
 
 
 def times(name: str, seconds: Sequence[float]) -> str:
     """p50, p99 and the longest, in ms."""
+    if len(seconds) < 2:
+        return f"{name} {len(seconds)} only"
     cuts = statistics.quantiles(seconds, n=100)
     p50, p99, longest = (each * MILLI for each in (cuts[49], cuts[98], max(seconds)))
     return f"{name} p50 {p50:.2f} p99 {p99:.2f} max {longest:.2f} ms"
 
 
+@contextmanager
+def changing(owners: Child, per_second: int, seconds: float) -> Iterator[None]:
+    """So many changes a second for the block, but for no more seconds than this."""
+    if per_second:
+        owners.ask((per_second, seconds))
+    yield
+    if per_second:
+        owners.ask("stop")
+
+
 async def measure(search: Child, owners: Child, market: Market, seconds: float) -> None:
-    """Every rate with and without changes, then what a change takes."""
+    """Pages at every rate and streams, with and without changes; then what a change takes."""
     async with grpc.aio.insecure_channel(search.said) as channel:
         stub = SearchServiceStub(channel)
-        await ask(stub, market, RATES[0], 3)
+        await ask(stub, market, RATES[0], 3, page)
         for changes in (0, CHANGES):
-            if changes:  # also for the propagation, and some to spare
-                owners.ask((changes, len(RATES) * (seconds + DEADLINE) + PROBES / PROBING * 3))
             for rate in RATES:
-                before = search.ask("usage")
-                began = time.monotonic()
-                took, failed = await ask(stub, market, rate, seconds)
-                used = search.ask("usage")
-                cpu = (used["cpu"] - before["cpu"]) / (time.monotonic() - began)
-                print(
-                    f"{changes:5,} changes/s, {rate} queries/s ({len(took):,}): "
-                    f"{times('query', used['queries'])}, {times('RPC', took)}, "
-                    f"CPU {cpu:.2f}, RSS {used['rss'] / MEBI:.0f} MiB, failed {dict(failed)}",
-                    flush=True,
-                )
-        found = await propagation(stub, market, owners)
-        print(f"change to answer, {CHANGES:,} changes/s: {times('', found)}", flush=True)
+                with changing(owners, changes, seconds + DEADLINE):
+                    await measure_one(search, stub, market, (changes, rate, seconds), page)
+            with changing(owners, changes, seconds + DEADLINE):
+                await measure_one(search, stub, market, (changes, STREAMS, seconds), stream)
+        with changing(owners, CHANGES, PROBES / PROBING * 5):
+            background = asyncio.create_task(
+                ask(stub, market, RATES[0], PROBES / PROBING * 5, page)
+            )
+            found = await propagation(stub, market, owners)
+            print(
+                f"change to answer, {CHANGES:,} changes/s, {RATES[0]} queries/s "
+                f"({len(found.whole)}): {times('', found.whole)}, failed {dict(found.failed)}",
+                flush=True,
+            )
+            background.cancel()
+            await asyncio.gather(background, return_exceptions=True)
+
+
+async def measure_one(
+    search: Child,
+    stub: SearchServiceStub,
+    market: Market,
+    load: tuple[int, int, float],
+    asking: Asking,
+) -> None:
+    """One line of the result; the load is changes a second, questions a second, and seconds."""
+    changes, rate, seconds = load
+    before = search.ask("usage")
+    began = time.monotonic()
+    answers = await ask(stub, market, rate, seconds, asking)
+    used = search.ask("usage")
+    cpu = (used["cpu"] - before["cpu"]) / (time.monotonic() - began)
+    what, first = ("queries", "") if asking is page else ("streams", times("first", answers.first))
+    print(
+        f"{changes:5,} changes/s, {rate} {what}/s ({len(answers.whole):,}): "
+        f"{times('query', used['queries'])}, {first}{', ' if first else ''}"
+        f"{times('RPC', answers.whole)}, "
+        f"CPU {cpu:.2f}, RSS {used['rss'] / MEBI:.0f} MiB, failed {dict(answers.failed)}",
+        flush=True,
+    )
 
 
 def main() -> None:

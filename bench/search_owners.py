@@ -234,7 +234,8 @@ async def run_owners(parent: Connection, source: str) -> None:
     """The process: says its address and how many flights there are, then does what it is told.
 
     A pair is so many changes a second for so many seconds: prepared, then begun and answered.
-    "now" is answered by the time and the positions that it has just reached.
+    "stop" ends them before. "now" is answered by the time, the positions that it has just reached,
+    and whether changes go on.
     """
     owners = Owners(World(source))
     server = grpc.aio.server(options=SERVER_OPTIONS)
@@ -242,14 +243,17 @@ async def run_owners(parent: Connection, source: str) -> None:
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     parent.send((f"127.0.0.1:{port}", len(owners.world.flights)))
-    jobs = [asyncio.create_task(owners.mark())]
+    marking, changing = asyncio.create_task(owners.mark()), asyncio.create_task(owners.change([]))
     while (told := await asyncio.to_thread(parent.recv)) is not None:
         if told == "now":
-            parent.send((time.monotonic(), owners.now()))
+            parent.send((time.monotonic(), owners.now(), not changing.done()))
+        elif told == "stop":
+            changing.cancel()
+            parent.send("stopped")
         else:
             ticks = await asyncio.to_thread(owners.prepare, *told)
-            jobs.append(asyncio.create_task(owners.change(ticks)))
+            changing = asyncio.create_task(owners.change(ticks))
             parent.send("begun")
-    for job in jobs:
+    for job in (marking, changing):
         job.cancel()
     await server.stop(None)
