@@ -30,13 +30,13 @@ class Frame(NamedTuple):
 
 
 class RawReader:
-    """One call of a streaming method with an empty request; answers pings and settings."""
+    """One call of a streaming method; answers pings and settings."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
 
-    def call(self, path: str) -> None:
+    def call(self, path: str, request: bytes = b"") -> None:
         """Ask; the windows are those of the protocol, 65,535 octets."""
         headers = {
             ":method": "POST",
@@ -50,7 +50,7 @@ class RawReader:
         self._writer.write(_PREFACE)
         self._send(_SETTINGS, 0, 0)
         self._send(HEADERS, _END_HEADERS, _STREAM, block)
-        self._send(DATA, _END_STREAM, _STREAM, bytes(5))
+        self._send(DATA, _END_STREAM, _STREAM, b"\0" + len(request).to_bytes(4) + request)
 
     def open_window(self, octets: int) -> None:
         """Take so many more."""

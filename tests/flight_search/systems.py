@@ -1,7 +1,7 @@
 """A whole search service between two scripted owners, over real HTTP/2, without Consul."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -10,7 +10,7 @@ from typing import Any
 
 from google.type.date_pb2 import Date
 
-from consulmesh.testing.serving import serving
+from consulmesh.testing.serving import channel_to, running, serving
 from eventstream import Follower
 from flight_search.freshness import FollowedSources
 from flight_search.read_model import PRICING, SCHEDULE, ReadModel
@@ -41,6 +41,7 @@ class System:
     followers: dict[str, Follower[Any]]
     search: ItinerarySearch
     stub: SearchServiceStub
+    port: int
     jobs: list[asyncio.Task[Any]] = field(default_factory=list)
 
     async def first_snapshots(self, *, flights: list[Any], prices: list[Any]) -> None:
@@ -68,13 +69,14 @@ async def running_search(
         sources = FollowedSources(model, followers)
         search = make_search(model, DIRECTORY, sources, lambda: NOW)
         servicer = SearchServicer(search)
-        channel = await stack.enter_async_context(
-            serving(
+        _, port = await stack.enter_async_context(
+            running(
                 lambda server: add_SearchServiceServicer_to_server(servicer, server),
                 status_codes=STATUS_CODES,
                 service="flight-search",
             )
         )
+        channel = await stack.enter_async_context(channel_to(port, upstream="flight-search"))
         jobs = [asyncio.create_task(follower.run()) for follower in followers.values()]
         try:
             yield System(
@@ -85,6 +87,7 @@ async def running_search(
                 followers,
                 search,
                 SearchServiceStub(channel),
+                port,
                 jobs,
             )
         finally:
@@ -117,3 +120,8 @@ async def until(true: Callable[[], object]) -> None:
 def at_least(source: str, seq: int, epoch: str = EPOCH) -> pb.SourcePosition:
     """A minimum position."""
     return pb.SourcePosition(source=source, cursor=Cursor(epoch=epoch, seq=seq))
+
+
+def flights_of(itineraries: Sequence[pb.Itinerary]) -> list[list[str]]:
+    """The flights of each itinerary."""
+    return [[segment.flight_id for segment in i.segments] for i in itineraries]

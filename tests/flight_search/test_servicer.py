@@ -1,6 +1,6 @@
 import asyncio
 import base64
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -14,13 +14,17 @@ from google.type.timeofday_pb2 import TimeOfDay
 
 from consulmesh.errors import Status
 from consulmesh.wellknown import amount, timestamp
-from flight_search.domain import ItineraryQuery, Journey, Position, SortOrder
-from flight_search.service import Found, ItinerarySearch
 from flights.schedule.v1 import schedule_pb2
 from flights.search.v1 import search_pb2 as pb
 from flights.type.v1 import cabin_pb2
 from tests.flight_search.owners import flight_event, flight_removed, price_event
-from tests.flight_search.systems import System, asking, at_least, running_search
+from tests.flight_search.systems import (
+    System,
+    asking,
+    at_least,
+    flights_of,
+    running_search,
+)
 
 EIGHT = datetime(2026, 3, 8, 13, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -50,11 +54,6 @@ async def fares(system: System, **fields: Any) -> pb.SearchFareCalendarResponse:
     """The fares of March 2026, if not said otherwise."""
     request = pb.SearchFareCalendarRequest(query=asking(**fields))
     return await system.stub.SearchFareCalendar(request, timeout=5)
-
-
-def flights_of(itineraries: Sequence[pb.Itinerary]) -> list[list[str]]:
-    """The flights of each itinerary."""
-    return [[segment.flight_id for segment in i.segments] for i in itineraries]
 
 
 async def refusal(call: Any) -> Status:
@@ -207,79 +206,6 @@ async def test_prices_are_indicative_once_pricing_is_silent(system: System) -> N
     assert old.itineraries[0].price_basis == pb.PRICE_BASIS_INDICATIVE
     assert old.positions[1].lag.seconds >= 6
     assert fresh.itineraries[0].price_basis == pb.PRICE_BASIS_LIVE
-
-
-async def test_a_stream_gives_direct_flights_first_and_then_all_others(system: System) -> None:
-    """The first response has the direct flights and the positions, later ones the connections."""
-    await system.first_snapshots(
-        flights=[
-            flight_event("direct"),
-            *(flight_event(f"to{n}", "JFK", f"X{n:02}") for n in range(20)),
-            *(
-                flight_event(f"on{n}", f"X{n:02}", "LAX", EIGHT + timedelta(hours=3))
-                for n in range(20)
-            ),
-        ],
-        prices=[
-            price_event(key)
-            for key in ["direct", *(f"{leg}{n}" for n in range(20) for leg in ("to", "on"))]
-        ],
-    )
-    request = pb.StreamItinerariesRequest(query=asking())
-    responses = [r async for r in system.stub.StreamItineraries(request, timeout=5)]
-    direct = pb.StreamItinerariesRequest(query=asking(max_stops=0))
-    (only,) = [r async for r in system.stub.StreamItineraries(direct, timeout=5)]
-
-    assert flights_of(responses[0].itineraries) == [["direct"]]
-    assert [p.source for p in responses[0].positions] == ["schedule", "pricing"]
-    assert [len(r.itineraries) for r in responses[1:]] == [8, 8, 4]
-    assert len({i.itinerary_id for r in responses for i in r.itineraries}) == 21
-    assert flights_of(only.itineraries) == [["direct"]]
-
-
-class Watched(ItinerarySearch):
-    """Counts the airports at which connections were looked for, and sees streams end."""
-
-    def __init__(self, *parts: Any) -> None:
-        super().__init__(*parts)
-        self.ended = asyncio.Event()
-        self.looked_at = 0
-        find = self._timetable.find
-
-        def counted(journey: Journey, order: SortOrder, stops: int, **where: Any) -> Any:
-            self.looked_at += stops
-            return find(journey, order, stops, **where)
-
-        self._timetable.find = counted  # type: ignore[method-assign]  # a spy
-
-    async def stream(
-        self, query: ItineraryQuery, *, at_least: Sequence[Position] = ()
-    ) -> AsyncGenerator[Found, None]:
-        """As it is, with its end seen."""
-        try:
-            async for found in super().stream(query, at_least=at_least):
-                yield found
-        finally:
-            self.ended.set()
-
-
-async def test_a_stream_stops_when_its_reader_goes_away(tmp_path: Path) -> None:
-    """Cancelling after the first response ends the search long before its end."""
-    airports = [f"{n:03}" for n in range(300)]
-    later = EIGHT + timedelta(hours=3)
-    flights = [flight_event(f"to{a}/{i}", "JFK", a) for a in airports for i in range(4)]
-    flights += [flight_event(f"on{a}/{i}", a, "LAX", later) for a in airports for i in range(4)]
-    keys = [event.flight_changed.flight_id for event in flights]
-    async with running_search(tmp_path / "search.db", Watched) as system:
-        assert isinstance(system.search, Watched)
-        await system.first_snapshots(flights=flights, prices=[price_event(key) for key in keys])
-        call = system.stub.StreamItineraries(pb.StreamItinerariesRequest(query=asking()))
-        first = await anext(aiter(call))
-        call.cancel()
-        await asyncio.wait_for(system.search.ended.wait(), 5)
-
-    assert first.itineraries == []
-    assert system.search.looked_at < 150
 
 
 @pytest.mark.parametrize(
