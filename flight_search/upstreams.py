@@ -92,17 +92,18 @@ class ReadModelInbox(Generic[E]):
         self._model.start_snapshot(self._source)
 
     async def apply(self, events: Sequence[E], cursor: Cursor | None) -> None:
-        """Applies events in slices; the position moves with the last one.
+        """Applies events in slices, each with the position that it leads to.
 
-        What was applied before a crash is applied again after it, to the same effect.
+        Positions count events, so a slice has one of its own: an answer between two slices says
+        how far it is, and after a crash the stream goes on behind the last slice.
         """
         answering = self._model.has_been_complete(self._source)
         size = EVENTS_PER_TURN if answering else EVENTS_PER_COMMIT
         for start in range(0, len(events), size):
-            end = start + size
-            changes = [change for event in events[start:end] if (change := self._read(event))]
-            last = end >= len(events)
-            self._model.apply(self._source, changes, self._position(cursor) if last else None)
+            some = events[start : start + size]
+            changes = [change for event in some if (change := self._read(event))]
+            left = len(events) - start - len(some)
+            self._model.apply(self._source, changes, self._position(cursor, left))
             await asyncio.sleep(0)
 
     async def complete_snapshot(self, cursor: Cursor) -> None:
@@ -121,10 +122,11 @@ class ReadModelInbox(Generic[E]):
             log.warning("event.rejected", source=self._source, reason=str(error))
             return None
 
-    def _position(self, cursor: Cursor | None) -> Position | None:
+    def _position(self, cursor: Cursor | None, before: int = 0) -> Position | None:
+        """The position so many events before a cursor."""
         if cursor is None:
             return None
-        return Position(source=self._source, epoch=cursor.epoch, seq=cursor.seq)
+        return Position(source=self._source, epoch=cursor.epoch, seq=cursor.seq - before)
 
 
 def flight_change(event: FlightEvent) -> Change | None:

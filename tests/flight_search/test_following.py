@@ -98,27 +98,3 @@ async def test_a_new_history_replaces_the_old_one(tmp_path: Path) -> None:
     (itinerary,) = answer.itineraries
     assert [(s.flight_id, s.seats_available) for s in itinerary.segments] == [("a", 5)]
     assert system.schedule.asked[1] == Cursor(epoch=EPOCH, seq=0)
-
-
-async def test_a_minimum_is_not_met_in_the_middle_of_a_snapshot(tmp_path: Path) -> None:
-    """While a snapshot replaces the data, a caller with a minimum waits for its end."""
-    async with running_search(tmp_path / "search.db") as system:
-        await system.first_snapshots(flights=[flight_event("a")], prices=[price_event("a")])
-        system.schedule.start_snapshot(5)
-        system.schedule.rows([flight_event("a", seats=4, version=2)])
-        await until(lambda: not system.model.position("schedule"))
-        request = pb.SearchItinerariesRequest(
-            query=asking(), min_positions=[at_least("schedule", 3)]
-        )
-        waiting = asyncio.ensure_future(system.stub.SearchItineraries(request, timeout=5))
-        plain = await system.stub.SearchItineraries(
-            pb.SearchItinerariesRequest(query=asking()), timeout=5
-        )
-        early = waiting.done()
-        system.schedule.end()
-        system.schedule.snapshot([flight_event("a", seats=4, version=2)], 5)
-        answer = await waiting
-
-    assert len(plain.itineraries) == 1
-    assert not early
-    assert answer.itineraries[0].segments[0].seats_available == 4

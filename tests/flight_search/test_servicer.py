@@ -1,4 +1,3 @@
-import asyncio
 import base64
 from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, timedelta
@@ -152,42 +151,6 @@ async def test_pages_concatenated_are_the_whole(system: System) -> None:
     assert len(whole.itineraries) == 25
     assert not whole.next_page_token
     assert len(default.itineraries) == 20
-
-
-async def test_a_search_waits_for_a_minimum_position(system: System) -> None:
-    """An answer that must have reached a position comes when it has, with what led there."""
-    await system.first_snapshots(flights=[flight_event("a")], prices=[price_event("a")])
-    waiting = asyncio.create_task(search(system, min_positions=[at_least("schedule", 1)]))
-    now = await search(system)
-    still_waiting = not waiting.done()
-    system.schedule.events([flight_event("a", seats=2, version=2)], 1)
-    answer = await waiting
-
-    assert still_waiting
-    assert now.itineraries[0].segments[0].seats_available == 9
-    assert answer.itineraries[0].segments[0].seats_available == 2
-
-
-async def test_a_position_that_is_not_reached_ends_at_the_deadline(system: System) -> None:
-    """The wait is bounded by the caller's deadline."""
-    await system.first_snapshots(flights=[], prices=[])
-    request = pb.SearchItinerariesRequest(query=asking(), min_positions=[at_least("schedule", 999)])
-    status = await refusal(system.stub.SearchItineraries(request, timeout=0.2))
-
-    assert status.code is grpc.StatusCode.DEADLINE_EXCEEDED
-
-
-@pytest.mark.parametrize(
-    "position", [at_least("schedule", 999, epoch="another"), at_least("weather", 999)]
-)
-async def test_positions_of_other_histories_are_ignored(
-    system: System, position: pb.SourcePosition
-) -> None:
-    """What can't be compared is no obstacle."""
-    await system.first_snapshots(flights=[flight_event("a")], prices=[price_event("a")])
-    answer = await search(system, min_positions=[position])
-
-    assert flights_of(answer.itineraries) == [["a"]]
 
 
 async def test_prices_are_indicative_once_pricing_is_silent(system: System) -> None:
