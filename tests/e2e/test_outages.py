@@ -2,14 +2,23 @@
 
 import asyncio
 import signal
+import sqlite3
 import uuid
+from contextlib import closing
+from datetime import date
+from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
-from bench.outages import consul_stopped, killed, rolling
-from bench.steady import some_searches
-from bench.subject import Subject
+from bench.outages import RATE, consul_stopped, killed, rolling
+from bench.steady import load, some_searches, summary
+from bench.subject import Instance, Subject
+from consulmesh.wellknown import date_message
+from flights.search.v1 import search_pb2
+from flights.search.v1.search_pb2_grpc import SearchServiceStub
+from flights.type.v1 import cabin_pb2
 from tests.e2e.test_walk import found, quoted
 
 
@@ -68,6 +77,62 @@ async def test_a_frozen_service_costs_its_deadline_and_no_more(subject: Subject)
     assert problem["code"] in {"DEADLINE_EXCEEDED", "UPSTREAM_UNAVAILABLE"}
     assert answer.status in {503, 504}
     assert took < 3
+
+
+@pytest.mark.parametrize(
+    ("statement", "reason"),
+    [("PRAGMA application_id = 1", "of another application"), ("", "damaged")],
+)
+async def test_a_read_model_is_rebuilt_while_the_other_answers(
+    subject: Subject, statement: str, reason: str
+) -> None:
+    """One instance finds a foreign or a corrupt file: it costs no search, and it has all again."""
+    service, victim = "flight-search", "flight-search-2"
+    file = subject.settings.run / "data" / f"{victim}.db"
+    log = subject.settings.logs / f"{victim}.log"
+    async with load(subject.http, subject.settings.gateway_url, RATE) as calls:
+        await subject.stop(victim)
+        said = len(log.read_text())
+        if statement:
+            with closing(sqlite3.connect(file)) as db:
+                db.execute(statement)
+        else:
+            corrupt(file)
+        await subject.start(victim)
+        await subject.passes(service, victim, patience=60)
+    one, other = [await flights_of(each) for each in await subject.instances(service)]
+    news = log.read_text()[said:]
+
+    assert not summary(calls).failures
+    assert one == other != []
+    assert "read_model.rebuilt" in news
+    assert reason in news
+
+
+def corrupt(file: Path) -> None:
+    """Garbage in place of a page in the middle of a file."""
+    page = 4096
+    with file.open("r+b") as opened:
+        opened.seek(file.stat().st_size // 2 // page * page)
+        opened.write(b"\xa5" * page)
+
+
+async def flights_of(instance: Instance) -> list[list[str]]:
+    """The flights of what one instance finds, asked without the mesh."""
+    asked = some_searches()[0]
+    query = search_pb2.ItineraryQuery(
+        origin=asked.origin,
+        destination=asked.destination,
+        departure_date=date_message(date.fromisoformat(asked.date)),
+        passengers=1,
+        cabin=cabin_pb2.CABIN_ECONOMY,
+    )
+    request = search_pb2.SearchItinerariesRequest(
+        query=query, page_size=100, sort_order=search_pb2.SORT_ORDER_DEPARTURE
+    )
+    async with grpc.aio.insecure_channel(f"{instance.address}:{instance.port}") as channel:
+        answer = await SearchServiceStub(channel).SearchItineraries(request, timeout=5)
+    return [[segment.flight_id for segment in each.segments] for each in answer.itineraries]
 
 
 async def test_a_booking_survives_the_death_of_its_instance(
