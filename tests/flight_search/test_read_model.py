@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flight_search import read_model
 from flight_search.changes import Change, FlightRemoved, PricesChanged, PricesRemoved
 from flight_search.domain import (
     ItineraryQuery,
@@ -250,6 +251,30 @@ def test_a_changed_itinerary_is_a_new_object_and_an_unchanged_one_is_not(model: 
     assert first is again
     assert (dearer.price, dearer.segments[0]) == (Decimal(120), first.segments[0])
     assert fuller.segments[0].seats_available == 3
+
+
+def test_all_flights_that_are_found_are_looked_up_at_once(
+    model: ReadModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One statement for those that are not kept and none for the others; the oldest give way."""
+    monkeypatch.setattr(read_model, "KEPT_SEGMENTS", 4)
+    for source in (SCHEDULE, PRICING):
+        complete(model, source)
+    keys = [f"to{n}" for n in range(4)], [f"from{n}" for n in range(4)]
+    feed(model, [flight(key, "JFK", "LAX", EIGHT) for key in keys[0]])
+    feed(model, [flight(key, "LAX", "JFK", EIGHT) for key in keys[1]])
+    feed(model, [prices(key) for some in keys for key in some])
+    there, back = query(), query("LAX", "JFK")
+    statements: list[str] = []
+    model._db.set_trace_callback(statements.append)
+    looked_up = []
+    for asked in (there, there, back, there):
+        statements.clear()
+        itineraries = direct(model, asked)
+        looked_up.append(sum("json_each" in statement for statement in statements))
+
+    assert looked_up == [1, 0, 1, 1]
+    assert [itinerary.segments[0].flight_id for itinerary in itineraries] == keys[0]
 
 
 @pytest.mark.parametrize("source", [SCHEDULE, PRICING])

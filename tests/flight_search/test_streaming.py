@@ -150,7 +150,7 @@ async def test_the_deadline_ends_a_stream_with_what_was_found_so_far(tmp_path: P
     """What was found before it has arrived; then the status says so, and nothing is looked for."""
     async with many_connections(tmp_path) as (system, search):
         search.waits_after = 3
-        call = system.stub.StreamItineraries(REQUEST, timeout=1)
+        call = system.stub.StreamItineraries(REQUEST, timeout=2)
         found: list[list[str]] = []
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await read(call, found)
