@@ -37,8 +37,8 @@ from flights.schedule.v1.schedule_pb2 import (
 from flights.schedule.v1.schedule_pb2_grpc import ScheduleServiceStub
 from streams.v1.stream_pb2 import Cursor
 
-EVENTS_PER_TURN = 100
-"""What is applied before others get their turn: one to two milliseconds of work."""
+EVENTS_PER_TURN = 50
+"""What is applied before others get their turn: some two milliseconds of work."""
 EVENTS_PER_COMMIT = 1_000
 """The same while nobody is answered yet: each commit writes the pages that it touched."""
 ON_SALE = {schedule_pb2.FLIGHT_STATUS_SCHEDULED, schedule_pb2.FLIGHT_STATUS_DELAYED}
