@@ -8,12 +8,10 @@ import orjson
 
 from gateway_bff.live import positions
 from gateway_bff.live.topic import E, Shown, Topic, View
+from gateway_bff.sse import comment, identified
 from gateway_bff.sse import event as sse_event
-from gateway_bff.sse import identified
 from gateway_bff.telemetry import SourceMetrics
 from streams.v1.stream_pb2 import Cursor
-
-_NOTHING = b":\n\n"
 
 
 class Change(Generic[E]):
@@ -141,7 +139,7 @@ class Subscription(Generic[E]):
     def bookmark(self, position: Cursor) -> bytes:
         """Render the hub's position as the client's, where it has all up to there."""
         if self.lost or self._pending:
-            return _NOTHING
+            return comment()
         if position.seq < self._after:
             position = Cursor(epoch=position.epoch, seq=self._after)
         return identified(b"\n", positions.encode(position))
