@@ -108,10 +108,12 @@ class Fresh:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page(Fresh):
-    """One page; the token is empty on the last one."""
+    """One page; the token is empty on the last one. Origins and destinations are airports."""
 
     itineraries: Sequence[Itinerary]
     next_page_token: str
+    origins: Sequence[str]
+    destinations: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +180,8 @@ class ItinerarySearch:
         return Page(
             itineraries=[itinerary for _, itinerary in best[:size]],
             next_page_token=page_token(last, asked) if last else "",
+            origins=journey.origins,
+            destinations=journey.destinations,
             price_basis=self._sources.price_basis(),
             positions=positions,
         )

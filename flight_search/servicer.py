@@ -76,6 +76,8 @@ class SearchServicer(SearchServiceServicer):
             itineraries=[render(found, passengers, basis) for found in page.itineraries],
             next_page_token=page.next_page_token,
             positions=[position_message(position) for position in page.positions],
+            origins=page.origins,
+            destinations=page.destinations,
         )
 
     async def StreamItineraries(

@@ -16,6 +16,9 @@ from starlette.routing import BaseRoute, Match, Route
 
 from consulmesh.errors import PermissionDenied, Unauthenticated
 from gateway_bff import __version__, failures, openapi
+from gateway_bff.cache.answers import Answers
+from gateway_bff.cache.changes import Changes
+from gateway_bff.cache.repeats import RepeatSearches
 from gateway_bff.connection import ClientGone
 from gateway_bff.edge import Edge
 from gateway_bff.live.sources import Live
@@ -23,7 +26,7 @@ from gateway_bff.problems import Problem
 from gateway_bff.routes import airports, bookings, flights, itineraries, live, quotes, system
 from gateway_bff.settings import Settings
 from gateway_bff.sse import OpenStreams
-from gateway_bff.telemetry import HttpMetrics, LiveMetrics
+from gateway_bff.telemetry import CacheMetrics, HttpMetrics, LiveMetrics
 from gateway_bff.upstreams import Upstreams
 
 _ROUTERS = (itineraries, airports, flights, live, quotes, bookings, system)
@@ -32,7 +35,7 @@ _ROUTERS = (itineraries, airports, flights, live, quotes, bookings, system)
 def create_app(upstreams: Upstreams, settings: Settings, *, registry: CollectorRegistry) -> FastAPI:
     """The public API over these upstreams. Its metrics go to `registry`, which `/metrics` shows.
 
-    `app.state.live` has jobs, which the process must run: they supply the live streams.
+    `app.state.live` has jobs, which the process must run for live streams and the cache to work.
     """
     app = FastAPI(
         title="flightmesh",
@@ -47,9 +50,12 @@ def create_app(upstreams: Upstreams, settings: Settings, *, registry: CollectorR
     app.state.settings = settings
     app.state.registry = registry
     app.state.streams = OpenStreams()
-    app.state.live = Live.of(upstreams, LiveMetrics(registry))
+    changes = Changes()
+    app.state.live = live = Live.of(upstreams, LiveMetrics(registry), changes)
+    app.state.answers = Answers(changes, live.lags, CacheMetrics(registry))
     app.state.draining = False
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]  # FastAPI's own way
+    app.add_middleware(RepeatSearches, answers=app.state.answers)
     app.add_middleware(Edge, metrics=HttpMetrics(registry))
     _answer_exceptions(app)
     return app

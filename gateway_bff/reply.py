@@ -8,6 +8,7 @@ from fastapi import Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway_bff.cache.answers import Answers
 from gateway_bff.live.sources import Live
 from gateway_bff.settings import Settings
 from gateway_bff.sse import OpenStreams
@@ -34,6 +35,12 @@ async def _live(request: Request) -> Live:
     return live
 
 
+async def _answers(request: Request) -> Answers:
+    answers: Answers = request.app.state.answers
+    return answers
+
+
+TheAnswers = Annotated[Answers, Depends(_answers)]
 TheLive = Annotated[Live, Depends(_live)]
 TheUpstreams = Annotated[Upstreams, Depends(_upstreams)]
 TheSettings = Annotated[Settings, Depends(_settings)]

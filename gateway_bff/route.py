@@ -88,12 +88,12 @@ class EventStreamRoute(Route):
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """As any route, but only where the Accept header asks for an event stream."""
         match, child = super().matches(scope)
-        if match is Match.NONE or not _prefers_events(scope):
+        if match is Match.NONE or not prefers_events(scope):
             return Match.NONE, {}
         return match, child
 
 
-def _prefers_events(scope: Scope) -> bool:
+def prefers_events(scope: Scope) -> bool:
     """True when text/event-stream is accepted, and at least as gladly as JSON."""
     accepted: dict[str, float] = {}
     for name, value in scope["headers"]:

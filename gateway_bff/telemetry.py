@@ -89,3 +89,22 @@ class LiveMetrics:
             catch_ups=self._catch_ups.labels(source),
             resets=partial(self._resets.labels, source),
         )
+
+
+class CacheMetrics:
+    """How often an answer could be used again. A registry holds them once."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._lookups = Counter(
+            "gateway_search_cache_lookups",
+            "Searches that were asked before, by what the cache had: a hit, or why not.",
+            ("result",),
+            registry=registry,
+        )
+        self.kept = Gauge(
+            "gateway_search_cache_bytes", "Length of the answers that are kept.", registry=registry
+        )
+
+    def looked_up(self, result: str) -> None:
+        """A question was looked up; the result is `hit` or a reason of RFC 9211."""
+        self._lookups.labels(result).inc()

@@ -19,10 +19,13 @@ from flights.search.v1.search_pb2 import (
 )
 from flights.type.v1.cabin_pb2 import Cabin
 from gateway_bff import freshness, schemas, sse, translate
+from gateway_bff.cache.answers import Question
+from gateway_bff.cache.conditional import answer_headers, conditional, etag
+from gateway_bff.cache.repeats import QUESTION
 from gateway_bff.openapi import Responses, problems
 from gateway_bff.parameters import documented, parameters
 from gateway_bff.problems import invalid
-from gateway_bff.reply import Json, TheSettings, TheStreams, TheUpstreams
+from gateway_bff.reply import TheAnswers, TheSettings, TheStreams, TheUpstreams
 from gateway_bff.requests import SearchParameters
 from gateway_bff.route import EventStreamRoute, Route
 from gateway_bff.sse import EventStream, event
@@ -40,6 +43,14 @@ _MIN_POSITION: dict[str, Any] = {
     "schema": {"type": "string"},
 }
 _HEADERS: dict[str, Any] = {
+    "Cache-Status": {
+        "description": "Whether the gateway had the answer (RFC 9211)",
+        "schema": {"type": "string"},
+    },
+    "ETag": {
+        "description": "For If-None-Match: 304 where the answer is the same",
+        "schema": {"type": "string"},
+    },
     "Freshness": {
         "description": "Lag of each source in seconds: `schedule;lag=0.012, pricing;lag=0.031`",
         "schema": {"type": "string"},
@@ -88,25 +99,31 @@ async def stream_itineraries(
 
 
 async def search_itineraries(
-    request: Request, asked: Parameters, upstreams: TheUpstreams
+    request: Request, asked: Parameters, upstreams: TheUpstreams, answers: TheAnswers
 ) -> Response:
     """Find itineraries.
 
     With `Accept: text/event-stream` each is sent as it is found: events `itinerary`, then one
     `done` with the count, or one `problem`.
     """
-    query = _query(asked)
+    query, question = _query(asked), _question(asked)
+    # answers to what has been asked before go out in front of the application
+    request.scope[QUESTION] = question
     response = await upstreams.search.SearchItineraries(
         SearchItinerariesRequest(
             query=query,
             sort_order=SORT_ORDERS[asked.sort],
             page_size=asked.page_size,
             page_token=asked.page_token,
-            min_positions=_positions(request),
+            min_positions=[*_positions(request), *answers.needed(question)],
         )
     )
-    page = translate.itineraries(response, query.cabin)
-    return Json(page, headers=_VARY | freshness.headers(response.positions))
+    body = translate.itineraries(response, query.cabin)
+    validator = etag(body)
+    kept = answers.given(question, response, body, validator)
+    status = "fwd=miss; stored" if kept else "fwd=miss"
+    headers = answer_headers(validator, response.positions, status)
+    return conditional(request.headers.get("if-none-match", ""), body, headers)
 
 
 # The first that matches serves, so the one that looks at the Accept header comes first.
@@ -136,6 +153,20 @@ def _query(asked: SearchParameters) -> ItineraryQuery:
         passengers=asked.passengers,
         cabin=CABINS[asked.cabin],
         max_stops=asked.max_stops,
+    )
+
+
+def _question(asked: SearchParameters) -> Question:
+    return Question(
+        origin=asked.origin,
+        destination=asked.destination,
+        day=asked.date,
+        passengers=asked.passengers,
+        cabin=asked.cabin,
+        max_stops=asked.max_stops,
+        sort=asked.sort,
+        page_size=asked.page_size,
+        page_token=asked.page_token,
     )
 
 

@@ -294,6 +294,8 @@ async def test_an_area_means_all_of_its_airports(system: System) -> None:
     back = await search(system, query=asking(origin="LAX", destination="NYC"))
     inside = await refusal(search(system, query=asking(origin="NYC", destination="LGA")))
 
+    assert (sorted(there.origins), list(there.destinations)) == (["EWR", "JFK", "LGA"], ["LAX"])
+    assert (list(back.origins), sorted(back.destinations)) == (["LAX"], sorted(there.origins))
     assert flights_of(there.itineraries) == [["EWR"], ["JFK"], ["LGA"]]
     assert flights_of(back.itineraries) == [["back"]]
     assert [violation.field for violation in inside.violations] == ["query.destination"]

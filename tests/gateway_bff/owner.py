@@ -57,14 +57,14 @@ class Owner:
         """Add a flight or change it; its version."""
         self.version += 1
         self.flights[flight_id] = (self.version, number)
-        self._tell(self.changed(flight_id, self.version, number))
+        self.tell(self.changed(flight_id, self.version, number))
         return self.version
 
     def remove(self, flight_id: str) -> None:
         """Let a flight leave, where there is one."""
         if self.flights.pop(flight_id, None):
             self.version += 1
-            self._tell(self.removed(flight_id, self.version))
+            self.tell(self.removed(flight_id, self.version))
 
     def restore(self, epoch: str) -> None:
         """Begin another history, with what there is."""
@@ -124,7 +124,8 @@ class Owner:
         now = wellknown.timestamp(datetime.now(UTC))
         return self.response(phase=phase, cursor=at, events=events, read_time=now)
 
-    def _tell(self, event: Any) -> None:
+    def tell(self, event: Any) -> None:
+        """Let something happen."""
         self.history.append(event)
         self._wake()
 

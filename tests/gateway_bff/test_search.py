@@ -126,8 +126,9 @@ async def test_a_position_comes_back_as_the_least_that_is_read(gateway: Gateway)
 
     async with gateway.client.get("/v1/itineraries", params=QUERY) as response:
         position = response.headers["Search-Position"]
+    other = {**QUERY, "passengers": "3"}  # of which nothing was answered before
     async with gateway.client.get(
-        "/v1/itineraries", params=QUERY, headers={"Min-Position": position}
+        "/v1/itineraries", params=other, headers={"Min-Position": position}
     ) as response:
         await response.read()
     asked = gateway.fakes.search.requests[1].min_positions

@@ -562,13 +562,26 @@ class FlightPrices(_message.Message):
     FLIGHT_ID_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     PRICES_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    DESTINATION_FIELD_NUMBER: _builtins.int
+    DEPARTURE_TIME_FIELD_NUMBER: _builtins.int
     flight_id: _builtins.str
     """The flight."""
     version: _builtins.int
     """Grows with every change of any of these prices."""
+    origin: _builtins.str
+    """IATA airport code of the flight's departure. Empty, as what follows is absent, in events of
+    before 2026-12.
+    """
+    destination: _builtins.str
+    """IATA airport code of the flight's arrival."""
     @_builtins.property
     def prices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Price]:
         """A price per cabin, in the order of the enum."""
+
+    @_builtins.property
+    def departure_time(self) -> _timestamp_pb2.Timestamp:
+        """Instant of the flight's departure as pricing knows it."""
 
     def __init__(
         self,
@@ -576,10 +589,13 @@ class FlightPrices(_message.Message):
         flight_id: _builtins.str = ...,
         version: _builtins.int = ...,
         prices: _abc.Iterable[Global___Price] | None = ...,
+        origin: _builtins.str = ...,
+        destination: _builtins.str = ...,
+        departure_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["departure_time", b"departure_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["flight_id", b"flight_id", "prices", b"prices", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["departure_time", b"departure_time", "destination", b"destination", "flight_id", b"flight_id", "origin", b"origin", "prices", b"prices", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

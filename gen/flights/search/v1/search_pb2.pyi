@@ -385,6 +385,8 @@ class SearchItinerariesResponse(_message.Message):
     ITINERARIES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     POSITIONS_FIELD_NUMBER: _builtins.int
+    ORIGINS_FIELD_NUMBER: _builtins.int
+    DESTINATIONS_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Empty on the last page."""
     @_builtins.property
@@ -395,16 +397,28 @@ class SearchItinerariesResponse(_message.Message):
     def positions(self) -> _containers.RepeatedCompositeFieldContainer[Global___SourcePosition]:
         """How fresh this answer is."""
 
+    @_builtins.property
+    def origins(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """IATA codes of the airports that the origin of the query stands for: itself, or those of an
+        area.
+        """
+
+    @_builtins.property
+    def destinations(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As the origins."""
+
     def __init__(
         self,
         *,
         itineraries: _abc.Iterable[Global___Itinerary] | None = ...,
         next_page_token: _builtins.str = ...,
         positions: _abc.Iterable[Global___SourcePosition] | None = ...,
+        origins: _abc.Iterable[_builtins.str] | None = ...,
+        destinations: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["itineraries", b"itineraries", "next_page_token", b"next_page_token", "positions", b"positions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destinations", b"destinations", "itineraries", b"itineraries", "next_page_token", b"next_page_token", "origins", b"origins", "positions", b"positions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
