@@ -205,12 +205,17 @@ def in_process(role: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> No
 class Child:
     """A process that is asked and answers."""
 
-    def __init__(self, role: Callable[..., Coroutine[Any, Any, None]], *args: str) -> None:
+    def __init__(self, role: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
         self._pipe, theirs = _spawn.Pipe()
         self._process = _spawn.Process(target=in_process, args=(role, theirs, *args))
         self._process.start()
         theirs.close()  # so that its death ends our waiting
         self.said = self._pipe.recv()
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid or 0
 
     def ask(self, question: object) -> Any:
         """Its answer."""
