@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -12,17 +11,12 @@ from consulmesh import wellknown
 from flights.pricing.v1 import pricing_pb2
 from flights.schedule.v1 import schedule_pb2
 from flights.type.v1 import cabin_pb2
-from pricing.domain.fares import CURRENCY, Cabin, in_cents
+from pricing.domain.fares import CURRENCY, Cabin
 from pricing.domain.flights import CabinPrice, CabinState, FlightState
 from pricing.domain.quotes import Line, Quote
 from pricing.service import Fare
 
 _NANOS_OF_A_CENT: Final = 10_000_000
-
-
-def usd(amount: Decimal) -> Money:
-    """An amount in US dollars."""
-    return wellknown.money(amount, CURRENCY)
 
 
 def cabin_message(cabin: Cabin) -> cabin_pb2.Cabin.ValueType:
@@ -33,8 +27,7 @@ def cabin_message(cabin: Cabin) -> cabin_pb2.Cabin.ValueType:
 def price_message(flight_id: str, priced: CabinPrice) -> pricing_pb2.Price:
     """The price of one cabin."""
     price = priced.price
-    cents = in_cents(price.fare), in_cents(price.taxes)
-    return _price(flight_id, priced.cabin, *cents, priced.version)
+    return _price(flight_id, priced.cabin, price.fare, price.taxes, priced.version)
 
 
 def prices_changed(
@@ -64,7 +57,7 @@ def _price(flight_id: str, cabin: int, fare: int, taxes: int, version: int) -> p
 
 
 def _cents(cents: int) -> Money:
-    """An amount that is not negative; a snapshot has 300,000 of them."""
+    """An amount that is not negative; a snapshot has four or more of each flight."""
     units, rest = divmod(cents, 100)
     return Money(currency_code=CURRENCY, units=units, nanos=rest * _NANOS_OF_A_CENT)
 
@@ -83,7 +76,7 @@ def quote_message(quote: Quote) -> pricing_pb2.Quote:
         quote_id=quote.quote_id,
         passengers=quote.passengers,
         lines=[_line_message(line) for line in quote.lines],
-        total=usd(quote.total),
+        total=_cents(quote.total),
         create_time=wellknown.timestamp(quote.create_time),
         expire_time=wellknown.timestamp(quote.expire_time),
         booking_id=quote.booking_id or "",
@@ -94,8 +87,8 @@ def _line_message(line: Line) -> pricing_pb2.QuoteLine:
     return pricing_pb2.QuoteLine(
         flight_id=line.flight_id,
         cabin=cabin_message(line.cabin),
-        fare=usd(line.price.fare),
-        taxes=usd(line.price.taxes),
+        fare=_cents(line.price.fare),
+        taxes=_cents(line.price.taxes),
     )
 
 
@@ -104,7 +97,7 @@ def fare_message(fare: Fare) -> pricing_pb2.Fare:
     return pricing_pb2.Fare(
         origin=fare.origin,
         destination=fare.destination,
-        base=usd(fare.base),
+        base=wellknown.money(fare.base, CURRENCY),
         etag=str(fare.version),
     )
 

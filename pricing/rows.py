@@ -1,22 +1,24 @@
 """Rows of the tables as values of the domain, and back."""
 
 from collections.abc import Iterator
-from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Row
 
 from flights.pricing.v1 import pricing_pb2
 from pricing import messages
-from pricing.domain.fares import CENT, Cabin, Price, in_cents
+from pricing.domain.fares import Cabin, Price, dollars
 from pricing.domain.flights import CabinPrice, CabinState, FlightState, PricedFlight
 from pricing.domain.quotes import Line, Quote
 from pricing.service import Fare
 
+_CABINS: Final = {cabin.value: cabin for cabin in Cabin}
+"""To call the enumeration takes several times as long, and a flight has four or eight of them."""
+
 
 def prices_changed(flight: PricedFlight) -> pricing_pb2.PriceEvent:
     """The event of a flight's prices."""
-    prices = ((one.cabin, *_in_cents(one.price), one.version) for one in flight.prices)
+    prices = ((one.cabin, one.price.fare, one.price.taxes, one.version) for one in flight.prices)
     return messages.prices_changed(
         flight.state.flight_id, flight.version, flight.change_time, prices
     )
@@ -44,8 +46,15 @@ def flight_row(flight: PricedFlight) -> dict[str, Any]:
 
 def _cabin_rows(flight: PricedFlight) -> Iterator[list[int]]:
     for seats, priced in zip(flight.state.cabins, flight.prices, strict=True):
-        fare, taxes = _in_cents(priced.price)
-        yield [seats.cabin, seats.capacity, seats.available, fare, taxes, priced.version]
+        price = priced.price
+        yield [
+            seats.cabin,
+            seats.capacity,
+            seats.available,
+            price.fare,
+            price.taxes,
+            priced.version,
+        ]
 
 
 def priced_flight(row: Row[Any]) -> PricedFlight:
@@ -59,9 +68,9 @@ def priced_flight(row: Row[Any]) -> PricedFlight:
         departure_time=row.departure_time,
         distance_km=row.distance_km,
         cancelled=row.cancelled,
-        cabins=tuple(CabinState(Cabin(c[0]), c[1], c[2]) for c in row.cabins),
+        cabins=tuple(CabinState(_CABINS[c[0]], c[1], c[2]) for c in row.cabins),
     )
-    prices = tuple(CabinPrice(Cabin(c[0]), _price(c[3], c[4]), c[5]) for c in row.cabins)
+    prices = tuple(CabinPrice(_CABINS[c[0]], Price(c[3], c[4]), c[5]) for c in row.cabins)
     return PricedFlight(
         state=state,
         version=row.version,
@@ -77,7 +86,7 @@ def stored_fare(row: Row[Any]) -> Fare:
     return Fare(
         origin=row.origin,
         destination=row.destination,
-        base=Decimal(row.base_cents) * CENT,
+        base=dollars(row.base_cents),
         version=row.version,
     )
 
@@ -87,7 +96,7 @@ def stored_quote(row: Row[Any]) -> Quote:
     return Quote(
         quote_id=row.quote_id,
         passengers=row.passengers,
-        lines=tuple(Line(one[0], Cabin(one[1]), _price(one[2], one[3])) for one in row.lines),
+        lines=tuple(Line(one[0], _CABINS[one[1]], Price(one[2], one[3])) for one in row.lines),
         create_time=row.create_time,
         expire_time=row.expire_time,
         booking_id=row.booking_id,
@@ -96,12 +105,4 @@ def stored_quote(row: Row[Any]) -> Quote:
 
 def line_row(line: Line) -> list[str | int]:
     """A line of a quote, as in its row."""
-    return [line.flight_id, line.cabin, *_in_cents(line.price)]
-
-
-def _in_cents(price: Price) -> tuple[int, int]:
-    return in_cents(price.fare), in_cents(price.taxes)
-
-
-def _price(fare: int, taxes: int) -> Price:
-    return Price(fare=Decimal(fare) * CENT, taxes=Decimal(taxes) * CENT)
+    return [line.flight_id, line.cabin, line.price.fare, line.price.taxes]

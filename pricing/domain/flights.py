@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass, replace
 from datetime import datetime
-from decimal import Decimal
 from typing import Self
 
 from pricing.domain import fares
 from pricing.domain.errors import FlightCancelled, FlightDeparted, SeatsUnavailable
-from pricing.domain.fares import Cabin, Price
+from pricing.domain.fares import STEPS_OF_LOAD, Cabin, Price
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +18,11 @@ class CabinState:
     available: int
 
     @property
-    def load(self) -> Decimal:
-        """Share of the seats that can't be bought, 0 to 1."""
+    def steps_of_load(self) -> int:
+        """Share of the seats that can't be bought, in whole steps of the load factor."""
         if self.capacity <= 0:
-            return Decimal(1)
-        return Decimal(self.capacity - self.available) / self.capacity
+            return STEPS_OF_LOAD
+        return max(0, self.capacity - self.available) * STEPS_OF_LOAD // self.capacity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +75,8 @@ class PricedFlight:
             return self
         return replace(self, state=state, unseen=False)
 
-    def repriced(self, base: Decimal, now: datetime) -> Self:
-        """The flight with the prices as they are to be now."""
+    def repriced(self, base: int, now: datetime) -> Self:
+        """The flight with the prices as they are to be now, by its route's base fare in cents."""
         state, before = self.state, {one.cabin: one for one in self.prices}
         left = fares.days_left(state.departure_time, now)
         prices = tuple(
@@ -106,9 +105,9 @@ class PricedFlight:
 
 
 def _price(
-    state: FlightState, seats: CabinState, base: Decimal, days_left: int, version: int
+    state: FlightState, seats: CabinState, base: int, days_left: int, version: int
 ) -> CabinPrice:
-    price = fares.price(base, state.carrier, seats.cabin, days_left, seats.load)
+    price = fares.price(base, state.carrier, seats.cabin, days_left, seats.steps_of_load)
     return CabinPrice(seats.cabin, price, version)
 
 

@@ -4,7 +4,6 @@ import base64
 import secrets
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from decimal import Decimal
 from typing import Self
 
 from pricing.domain.errors import QuoteExpired, QuoteRedeemed, QuoteReleased, StaleEpoch
@@ -66,9 +65,9 @@ class Quote:
         )
 
     @property
-    def total(self) -> Decimal:
-        """What the party pays."""
-        return sum((line.price.total for line in self.lines), Decimal(0)) * self.passengers
+    def total(self) -> int:
+        """What the party pays, in cents."""
+        return sum(line.price.total for line in self.lines) * self.passengers
 
     def redeem(self, claim: Claim, accept_time: datetime, now: datetime) -> Self:
         """Bind the quote to the claim's booking; bound to it already, it stays so.

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from decimal import Decimal
 
 from pricing.domain import fares
 from pricing.domain.flights import FlightState, PricedFlight
@@ -45,10 +44,12 @@ def _price(data: Repository, flights: Sequence[PricedFlight], now: datetime) -> 
     data.announce([after for before, after in pairs if after.version != before.version])
 
 
-def _bases(data: Repository, distances: Mapping[Route, int]) -> Mapping[Route, Decimal]:
-    """The base fares of routes, by their distances in kilometres where no operator set them."""
+def _bases(data: Repository, distances: Mapping[Route, int]) -> Mapping[Route, int]:
+    """The base fares of routes in cents; by distance in km where no operator has set them."""
     fares_set = data.fares(distances)
     return {
-        route: fares_set[route].base if route in fares_set else fares.default_base(*route, distance)
+        route: fares.in_cents(fares_set[route].base)
+        if route in fares_set
+        else fares.default_base(*route, distance)
         for route, distance in distances.items()
     }

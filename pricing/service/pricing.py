@@ -195,7 +195,7 @@ def _fare(data: Repository, origin: str, destination: str) -> Fare:
     distance = data.distance(origin, destination)
     if distance is None:
         raise RouteNotFound(f"No flight flies from {origin} to {destination}.")
-    base = fares.default_base(origin, destination, distance)
+    base = fares.dollars(fares.default_base(origin, destination, distance))
     computed = Fare(origin=origin, destination=destination, base=base, version=0)
     return data.fares([(origin, destination)]).get((origin, destination), computed)
 

@@ -1,6 +1,7 @@
 from dataclasses import replace
 from datetime import timedelta
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Decimal
+from math import prod
 
 import pytest
 from hypothesis import given
@@ -17,37 +18,74 @@ from pricing.domain.errors import (
     StaleEpoch,
 )
 from pricing.domain.fares import Cabin, Price
-from pricing.domain.flights import PricedFlight
+from pricing.domain.flights import CabinState, PricedFlight
 from pricing.domain.quotes import REDEEMED_AFTER, Claim, Line, Quote
 from pricing.messages import flight_state
 from tests.pricing.timetable import NOW, flight
 
-BASES = st.decimals(min_value="0.01", max_value="100000", places=2)
-LOADS = st.decimals(min_value=0, max_value=1, places=3)
-BASE = Decimal(200)
+BASES = st.integers(1, 10_000_000)
+SEATS = st.integers(0, 600)
+STEPS = st.integers(0, fares.STEPS_OF_LOAD)
+BASE = 20_000
+
+
+def in_decimals(
+    base: Decimal, carrier: str, cabin: Cabin, days: int, load: Decimal
+) -> tuple[Decimal, Decimal]:
+    """Fare and taxes in dollars as the formula is written down, each rounded at its end."""
+    cabins = {Cabin.ECONOMY: "1", Cabin.PREMIUM_ECONOMY: "1.55", Cabin.BUSINESS: "2.70"}
+    cheaper = {"B6": "0.92", "F9": "0.78", "FL": "0.85", "WN": "0.88", "VX": "0.95"}
+    ahead = [(28, "1"), (21, "1.06"), (14, "1.15"), (10, "1.27"), (7, "1.40"), (5, "1.55")]
+    ahead += [(3, "1.75"), (1, "2.00"), (0, "2.25")]
+    step = Decimal(int(load * 20)) / 20
+    factors = (
+        Decimal(cabins.get(cabin, "3.90")),
+        Decimal(cheaper.get(carrier, "1")),
+        next(Decimal(factor) for bound, factor in ahead if days >= bound),
+        1 + Decimal("0.90") * step * step,
+    )
+    fare = (base * prod(factors)).quantize(fares.CENT, ROUND_HALF_UP)
+    taxes = fare * Decimal("0.075") + Decimal("10.40")
+    return fare, taxes.quantize(fares.CENT, ROUND_HALF_UP)
 
 
 @given(
     base=BASES,
     cabin=st.sampled_from(Cabin),
     days=st.integers(0, 400),
-    load=LOADS,
-    carrier=st.sampled_from(["B6", "AA", "WN"]),
+    capacity=SEATS,
+    gone=SEATS,
+    carrier=st.sampled_from(["AA", "B6", "F9", "FL", "WN", "VX"]),
 )
-def test_a_price_is_positive_and_in_whole_cents(
-    base: Decimal, cabin: Cabin, days: int, load: Decimal, carrier: str
+def test_a_price_is_exact(
+    base: int, cabin: Cabin, days: int, capacity: int, gone: int, carrier: str
 ) -> None:
-    """Whatever the factors, nobody is quoted a fraction of a cent or less than nothing."""
-    price = fares.price(base, carrier, cabin, days, load)
+    """Integers give what the formula gives in decimals, to the cent, also for a full cabin."""
+    seats = CabinState(cabin, capacity, capacity - min(gone, capacity))
+    price = fares.price(base, carrier, cabin, days, seats.steps_of_load)
+    load = Decimal(min(gone, capacity)) / capacity if capacity else Decimal(1)
+    fare, taxes = in_decimals(fares.dollars(base), carrier, cabin, days, load)
 
+    assert (fares.dollars(price.fare), fares.dollars(price.taxes)) == (fare, taxes)
     assert price.total > 0
-    assert price.fare == price.fare.quantize(fares.CENT)
-    assert price.taxes == price.taxes.quantize(fares.CENT)
 
 
-@given(days=st.integers(0, 60), later=st.integers(0, 60), load=LOADS, fuller=LOADS)
+@given(km=st.integers(0, 20_000), route=st.text("ABCXYZ", min_size=6, max_size=6))
+def test_a_computed_base_fare_is_exact(km: int, route: str) -> None:
+    """By distance, at most 15 % cheaper or dearer, to the cent."""
+    base = fares.default_base(route[:3], route[3:], km)
+    by_distance = Decimal(29) + Decimal("0.062") * km
+    possible = {
+        (by_distance * factor / 100).quantize(fares.CENT, ROUND_HALF_UP)
+        for factor in range(85, 116)
+    }
+
+    assert fares.dollars(base) in possible
+
+
+@given(days=st.integers(0, 60), later=st.integers(0, 60), load=STEPS, fuller=STEPS)
 def test_a_price_never_falls_as_departure_nears_or_seats_sell(
-    days: int, later: int, load: Decimal, fuller: Decimal
+    days: int, later: int, load: int, fuller: int
 ) -> None:
     """Fewer days left and a fuller cabin never make it cheaper."""
     early = fares.price(BASE, "AA", Cabin.ECONOMY, max(days, later), min(load, fuller))
@@ -123,7 +161,7 @@ def test_what_cannot_be_flown_is_not_for_sale(said: object, error: type[Exceptio
 
 def quote() -> Quote:
     """A quote of two flights for two passengers."""
-    price = Price(Decimal("180.00"), Decimal("29.10"))
+    price = Price(180_00, 29_10)
     lines = (Line("flt_a", Cabin.ECONOMY, price), Line("flt_b", Cabin.ECONOMY, price))
     return Quote.new(lines, 2, NOW)
 
@@ -137,7 +175,7 @@ def test_a_total_is_the_lines_times_the_passengers() -> None:
     """Two flights at 209.10 for two people."""
     total = quote().total
 
-    assert total == Decimal("836.40")
+    assert total == 836_40
 
 
 def test_a_quote_is_redeemed_by_one_booking_only() -> None:
