@@ -47,8 +47,8 @@ def note(connection: Connection, flights: Sequence[tuple[str, datetime]]) -> Non
     connection.execute(known, rows)
 
 
-def mark_unseen(connection: Connection) -> None:
-    """A snapshot begins."""
+def mark_unseen(connection: Connection, _after: str) -> None:
+    """A snapshot begins; they are few."""
     connection.execute(update(cancelled_flights).values(unseen=True))
 
 

@@ -100,7 +100,7 @@ def _apply(connection: Connection, events: Sequence[FlightEvent]) -> None:
     cancelled_flights.note(connection, [(one.flight_id, _departure(one)) for one in cancelled])
 
 
-def _sweep(clock: Callable[[], datetime], connection: Connection) -> None:
+def _sweep(clock: Callable[[], datetime], connection: Connection, _after: str) -> None:
     cancelled_flights.sweep(connection, clock())
 
 

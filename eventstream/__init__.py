@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from eventstream.inbox import InboxTables, SqlInbox
     from eventstream.lease import Lease, LeaseTable
     from eventstream.outbox import Head, Outbox
-    from eventstream.parts import some
+    from eventstream.parts import part_end
     from eventstream.retention import Retention, trim_forever
     from eventstream.retries import retry_forever
     from eventstream.steps import Step
@@ -90,8 +90,8 @@ __all__ = [
     "add_inbox_service",
     "database_url",
     "insert_into",
+    "part_end",
     "retry_forever",
-    "some",
     "trim_forever",
 ]
 
@@ -115,7 +115,7 @@ _MODULES = {
     "inbox": ("InboxTables", "SqlInbox"),
     "lease": ("Lease", "LeaseTable"),
     "outbox": ("Head", "Outbox"),
-    "parts": ("some",),
+    "parts": ("part_end",),
     "retention": ("Retention", "trim_forever"),
     "retries": ("retry_forever",),
     "steps": ("Step",),

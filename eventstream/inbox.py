@@ -10,8 +10,9 @@
 
 `<=` and not `<`: a snapshot sends rows again in the version that is there, and they must be marked
 as seen. `start` marks all rows as unseen, `sweep` removes what still is. Either may do a part of it
-and return True, and is called again, in a unit of its own: 100,000 rows in one transaction would
-hold up every other writer of the database for seconds. A key that comes back after its removal must
+and is called again, in a unit of its own: 100,000 rows in one transaction would hold up every other
+writer of the database for seconds. For the same reason a batch may be applied in parts, each with
+the position that it reaches. A key that comes back after its removal must
 go on with higher versions: a reader that missed the removal has the old row.
 
 One statement per event takes about 3,000 events a second. Where a source sends many, give
@@ -21,8 +22,9 @@ list of all rows of the batch, in order.
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final, Generic, TypeVar
 
 from google.protobuf.message import Message
@@ -54,6 +56,7 @@ from eventstream.errors import PositionMovedError
 from eventstream.steps import Step
 from streams.v1.stream_pb2 import Cursor
 
+_T = TypeVar("_T")
 E = TypeVar("E", bound=Message)
 
 START: Final = Step("inbox.start_snapshot")
@@ -64,8 +67,11 @@ COMPLETE: Final = Step("inbox.complete_snapshot")
 APPLY: Final = Step("inbox.apply")
 RETRY: Final = Step("inbox.retry")
 
-Part = Callable[[Connection], bool | None]
-"""Work on many rows in parts: it returns True where some is left, to be called again."""
+Part = Callable[[Connection, str], str | None]
+"""Work on many rows in parts: what it returns it is called with again, until that is None.
+
+At first that is "". See `part_end`.
+"""
 
 
 class InboxTables:
@@ -96,6 +102,9 @@ class SqlInbox(Generic[E]):
     `apply_many`, where given, is used for whole batches instead of `apply` for each event; a batch
     that it can't take is taken event by event. `start`, `sweep` and it run on the writer thread.
 
+    A unit applies `at_most` so many events, where that is given, else whole batches: then what the
+    source committed at once is here at once, too.
+
     `letters_changed` is set when there are other dead letters than before.
 
     State: `_revision` is that of the position as it was last read or written here (0: no row);
@@ -113,6 +122,7 @@ class SqlInbox(Generic[E]):
         start: Part,
         sweep: Part,
         apply_many: Callable[[Connection, Sequence[E]], None] | None = None,
+        at_most: int | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -128,6 +138,7 @@ class SqlInbox(Generic[E]):
         self._key = key
         self._apply = apply
         self._apply_many = apply_many or self._one_by_one
+        self._at_most = at_most
         self._start = start
         self._sweep = sweep
         self._clock = clock
@@ -150,22 +161,20 @@ class SqlInbox(Generic[E]):
     async def start_snapshot(self) -> None:
         """Mark all rows as unseen and forget the cursor; the snapshot replaces dead letters too."""
         await self._write(self._letters.clear, None, START)
-        while await self._write(self._start, None, MARK):
-            pass
+        await self._in_parts(self._start, MARK)
 
     async def apply(self, events: Sequence[E], cursor: Cursor | None) -> None:
         """Apply events and store the cursor; None in the middle of a snapshot.
 
         Raises PositionMovedError where another consumer has moved the position.
         """
-        last = None if cursor is None else cursor.seq
         step = APPLY_ROWS if cursor is None else APPLY
-        await self._write(lambda connection: self._take(connection, events, last), cursor, step)
+        for part, reached in _parts(events, cursor, self._at_most):
+            await self._write(partial(self._take, part, reached), reached, step)
 
     async def complete_snapshot(self, cursor: Cursor) -> None:
         """Remove the rows that are still unseen and store the cursor."""
-        while await self._write(self._sweep, None, SWEEP):
-            pass
+        await self._in_parts(self._sweep, SWEEP)
         await self._write(lambda _: None, cursor, COMPLETE)
 
     async def dead_letters(self, after: str = "", limit: int = 1_000) -> Sequence[DeadLetter]:
@@ -197,18 +206,26 @@ class SqlInbox(Generic[E]):
         due_time = standing.due_time
         return None if due_time is None else (due_time - self._clock()).total_seconds()
 
-    async def _write(self, unit: Part, cursor: Cursor | None, step: Step) -> bool:
-        """Run a unit that moves the position to `cursor`; whether it says that more is left."""
+    async def _in_parts(self, part: Part, step: Step) -> None:
+        """Call a part until all is done, each time in a unit without a position."""
+        after: str | None = ""
+        while after is not None:
+            after = await self._write(partial(_called_with, part, after), None, step)
+
+    async def _write(
+        self, unit: Callable[[Connection], _T], cursor: Cursor | None, step: Step
+    ) -> _T:
+        """Run a unit that moves the position to `cursor` and return what it returned."""
         revision = self._revision
 
-        def moved(connection: Connection) -> tuple[bool, Standing]:
+        def moved(connection: Connection) -> tuple[_T, Standing]:
             self._move(connection, revision, cursor)
-            return bool(unit(connection)), self._letters.standing(connection)
+            return unit(connection), self._letters.standing(connection)
 
-        more, standing = await self._db.write(moved, step=step)
+        value, standing = await self._db.write(moved, step=step)
         self._note(standing)
         self._revision = revision + 1
-        return more
+        return value
 
     def _note(self, standing: Standing) -> None:
         metrics.DEAD_LETTERS.labels(self.source).set(standing.count)
@@ -230,7 +247,7 @@ class SqlInbox(Generic[E]):
         if not moved:
             raise PositionMovedError(f"the position of {self.source!r} was moved by another")
 
-    def _take(self, connection: Connection, events: Sequence[E], last: int | None) -> None:
+    def _take(self, events: Sequence[E], reached: Cursor | None, connection: Connection) -> None:
         """Apply a batch; where that fails, event by event, those that fail being dead letters."""
         try:
             with savepoint(connection):
@@ -239,7 +256,7 @@ class SqlInbox(Generic[E]):
         except Exception as error:
             if not is_poison(error):
                 raise
-            first = None if last is None else last - len(events) + 1
+            first = None if reached is None else reached.seq - len(events) + 1
             for number, event in enumerate(events):
                 self._take_one(connection, event, None if first is None else first + number)
 
@@ -258,3 +275,20 @@ class SqlInbox(Generic[E]):
     def _one_by_one(self, connection: Connection, events: Sequence[E]) -> None:
         for event in events:
             self._apply(connection, event)
+
+
+def _parts(
+    events: Sequence[E], cursor: Cursor | None, at_most: int | None
+) -> Iterator[tuple[Sequence[E], Cursor | None]]:
+    """Parts of what leads to a cursor, each with the one that it leads to itself."""
+    count = len(events)
+    for first in range(0, max(count, 1), at_most or max(count, 1)):
+        part = events[first : first + at_most] if at_most else events
+        if cursor is None:
+            yield part, None
+        else:
+            yield part, Cursor(epoch=cursor.epoch, seq=cursor.seq - count + first + len(part))
+
+
+def _called_with(part: Part, after: str, connection: Connection) -> str | None:
+    return part(connection, after)

@@ -10,7 +10,7 @@ from pricing import messages
 from pricing.domain.fares import Cabin, Price, dollars
 from pricing.domain.flights import CabinPrice, CabinState, FlightState, PricedFlight
 from pricing.domain.quotes import Line, Quote
-from pricing.service import Fare
+from pricing.service import Fare, FareProgress
 
 _CABINS: Final = {cabin.value: cabin for cabin in Cabin}
 """To call the enumeration takes several times as long, and a flight has four or eight of them."""
@@ -29,14 +29,21 @@ def flight_row(flight: PricedFlight) -> dict[str, Any]:
     state = flight.state
     return {
         "flight_id": state.flight_id,
-        "version": flight.version,
-        "schedule_version": state.version,
         "carrier": state.carrier,
         "origin": state.origin,
         "destination": state.destination,
         "departure_time": state.departure_time,
         "distance_km": state.distance_km,
-        "cancelled": state.cancelled,
+        **prices_row(flight),
+    }
+
+
+def prices_row(flight: PricedFlight) -> dict[str, Any]:
+    """What seats and prices are in the row of a flight."""
+    return {
+        "version": flight.version,
+        "schedule_version": flight.state.version,
+        "cancelled": flight.state.cancelled,
         "cabins": list(_cabin_rows(flight)),
         "change_time": flight.change_time,
         "reprice_time": flight.reprice_time,
@@ -88,6 +95,16 @@ def stored_fare(row: Row[Any]) -> Fare:
         destination=row.destination,
         base=dollars(row.base_cents),
         version=row.version,
+    )
+
+
+def stored_progress(row: Row[Any]) -> FareProgress:
+    """How far a fare's change has come, of a row."""
+    return FareProgress(
+        origin=row.origin,
+        destination=row.destination,
+        departure_time=row.departure_time,
+        flight_id=row.flight_id,
     )
 
 

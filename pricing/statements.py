@@ -13,7 +13,7 @@ from sqlalchemy import (
     update,
 )
 
-from eventstream import insert_into, some
+from eventstream import UtcDateTime, insert_into
 from pricing import tables
 
 _flight = tables.flights.c
@@ -21,6 +21,7 @@ _fare = tables.fares.c
 _fare_request = tables.fare_requests.c
 _quote = tables.quotes.c
 _claim = tables.claims.c
+_progress = tables.fare_progress.c
 
 _ON_ROUTE = _flight.origin == bindparam("from"), _flight.destination == bindparam("to")
 FLIGHTS = select(tables.flights).where(
@@ -31,12 +32,30 @@ _SAVE_FLIGHTS: dict[str, Executable] = {}
 REMOVE_FLIGHTS = delete(tables.flights).where(
     _flight.flight_id.in_(bindparam("flight_ids", expanding=True))
 )
-MARK_UNSEEN = (
-    update(tables.flights).where(some(_flight.flight_id, ~_flight.unseen)).values(unseen=True)
+_PRICES = (
+    "version",
+    "schedule_version",
+    "cancelled",
+    "cabins",
+    "change_time",
+    "reprice_time",
+    "unseen",
 )
-UNSEEN = select(_flight.flight_id).where(_flight.unseen).limit(bindparam("limit"))
+SAVE_PRICES = (
+    update(tables.flights)
+    .where(_flight.flight_id == bindparam("key"))
+    .values({name: bindparam(name) for name in _PRICES})
+)
+_PART = _flight.flight_id > bindparam("after"), _flight.flight_id <= bindparam("upto")
+MARK_UNSEEN = update(tables.flights).where(*_PART, ~_flight.unseen).values(unseen=True)
+UNSEEN = (
+    select(_flight.flight_id)
+    .where(*_PART, _flight.unseen)
+    .order_by(_flight.flight_id)
+    .limit(bindparam("limit"))
+)
 DUE = (
-    select(tables.flights)
+    select(_flight.flight_id)
     .where(_flight.reprice_time <= bindparam("now"))
     .order_by(_flight.departure_time)
     .limit(bindparam("limit"))
@@ -48,7 +67,16 @@ NEXT_DUE = (
     .limit(1)
 )
 DISTANCE = select(_flight.distance_km).where(*_ON_ROUTE).limit(1)
-SET_DUE = update(tables.flights).where(*_ON_ROUTE).values(reprice_time=bindparam("now"))
+ON_ROUTE = (
+    select(tables.flights)
+    .where(
+        *_ON_ROUTE,
+        tuple_(_flight.departure_time, _flight.flight_id)
+        > tuple_(bindparam("departure_time", type_=UtcDateTime), bindparam("flight_id")),
+    )
+    .order_by(_flight.departure_time, _flight.flight_id)
+    .limit(bindparam("limit"))
+)
 PRICES = (
     select(_flight.flight_id, _flight.version, _flight.change_time, _flight.cabins)
     .where(_flight.flight_id > bindparam("after"))
@@ -63,6 +91,11 @@ FARE_REQUEST = select(_fare_request.asked).where(_fare_request.request_id == bin
 ADD_FARE_REQUEST = insert(tables.fare_requests)
 FORGET_FARE_REQUESTS = delete(tables.fare_requests).where(
     _fare_request.create_time < bindparam("before")
+)
+
+PROGRESS = select(tables.fare_progress).order_by(_progress.departure_time).limit(1)
+END_PROGRESS = delete(tables.fare_progress).where(
+    _progress.origin == bindparam("from"), _progress.destination == bindparam("to")
 )
 
 QUOTE = select(tables.quotes).where(_quote.quote_id == bindparam("key"))

@@ -7,14 +7,14 @@ from typing import Final, TypeVar
 
 from sqlalchemy import Connection
 
-from eventstream import Database, Step, insert_into
+from eventstream import Database, Step, insert_into, part_end
 from flights.pricing.v1 import pricing_pb2
 from pricing import messages, rows, tables
 from pricing import statements as sql
 from pricing.domain.fares import in_cents
 from pricing.domain.flights import PricedFlight
 from pricing.domain.quotes import Claim, Quote
-from pricing.service import Fare, Made, Repository, Route, UseCase
+from pricing.service import Fare, FareProgress, Made, Repository, Route, UseCase
 
 _T = TypeVar("_T")
 
@@ -60,6 +60,14 @@ class SqlRepository:
             values = [rows.flight_row(flight) for flight in changed]
             self._connection.execute(sql.save_flights(self._connection), values)
 
+    def save_prices(self, changed: Sequence[PricedFlight]) -> None:
+        """Store seats and prices of flights that are there, and are the same in all else."""
+        if changed:
+            values = [
+                {"key": flight.state.flight_id, **rows.prices_row(flight)} for flight in changed
+            ]
+            self._connection.execute(sql.SAVE_PRICES, values)
+
     def announce(self, changed: Sequence[PricedFlight]) -> None:
         """Write the events of new prices."""
         self._append(
@@ -83,18 +91,22 @@ class SqlRepository:
         if changes:
             tables.outbox.append_many(self._connection, changes)
 
-    def mark_unseen(self) -> bool:
-        """A snapshot begins: flights that it has not come to are marked, until none is left."""
-        return self._connection.execute(sql.MARK_UNSEEN).rowcount > 0
+    def part_end(self, after: str) -> str | None:
+        """The flight that ends the part of all flights that begins behind this one."""
+        return part_end(self._connection, tables.flights.c.flight_id, after)
 
-    def unseen(self, limit: int) -> Sequence[str]:
-        """Flights that the snapshot did not contain."""
-        return self._connection.execute(sql.UNSEEN, {"limit": limit}).scalars().all()
+    def mark_unseen(self, after: str, upto: str) -> None:
+        """A snapshot begins: flights of this part are marked as those that it has not come to."""
+        self._connection.execute(sql.MARK_UNSEEN, {"after": after, "upto": upto})
 
-    def due(self, now: datetime, limit: int) -> list[PricedFlight]:
+    def unseen(self, after: str, upto: str, limit: int) -> Sequence[str]:
+        """Flights of this part that the snapshot did not contain."""
+        part = {"after": after, "upto": upto, "limit": limit}
+        return self._connection.execute(sql.UNSEEN, part).scalars().all()
+
+    def due(self, now: datetime, limit: int) -> Sequence[str]:
         """Flights whose `reprice_time` has come, nearest departures first."""
-        due = self._connection.execute(sql.DUE, {"now": now, "limit": limit})
-        return [rows.priced_flight(row) for row in due]
+        return self._connection.execute(sql.DUE, {"now": now, "limit": limit}).scalars().all()
 
     def next_due(self) -> datetime | None:
         """When the next flight is due."""
@@ -105,9 +117,28 @@ class SqlRepository:
         route = {"from": origin, "to": destination}
         return self._connection.execute(sql.DISTANCE, route).scalar_one_or_none()
 
-    def set_due(self, origin: str, destination: str, now: datetime) -> None:
-        """Make every flight of a route due now."""
-        self._connection.execute(sql.SET_DUE, {"from": origin, "to": destination, "now": now})
+    def on_route(self, progress: FareProgress, limit: int) -> list[PricedFlight]:
+        """The next flights of a route that are to follow its fare, nearest departures first."""
+        asked = {**_route_of(progress), **_place_of(progress), "limit": limit}
+        return [rows.priced_flight(row) for row in self._connection.execute(sql.ON_ROUTE, asked)]
+
+    def fare_progress(self) -> FareProgress | None:
+        """How far that change of a fare has come that has the nearest departures to come to."""
+        row = self._connection.execute(sql.PROGRESS).one_or_none()
+        return None if row is None else rows.stored_progress(row)
+
+    def save_progress(self, progress: FareProgress) -> None:
+        """Store how far a change has come, or that there is one."""
+        save = insert_into(self._connection, tables.fare_progress)
+        new = {name: save.excluded[name] for name in ("departure_time", "flight_id")}
+        keys = ["origin", "destination"]
+        self._connection.execute(
+            save.on_conflict_do_update(index_elements=keys, set_=new), asdict(progress)
+        )
+
+    def end_progress(self, progress: FareProgress) -> None:
+        """All flights of the route follow its fare."""
+        self._connection.execute(sql.END_PROGRESS, _route_of(progress))
 
     def fares(self, routes: Collection[Route]) -> Mapping[Route, Fare]:
         """The fares that operators have set for any of these routes."""
@@ -198,6 +229,14 @@ class SqlRepository:
     def forget_fare_requests(self, before: datetime) -> None:
         """Remove request ids that came before then."""
         self._connection.execute(sql.FORGET_FARE_REQUESTS, {"before": before})
+
+
+def _route_of(progress: FareProgress) -> dict[str, str]:
+    return {"from": progress.origin, "to": progress.destination}
+
+
+def _place_of(progress: FareProgress) -> dict[str, object]:
+    return {"departure_time": progress.departure_time, "flight_id": progress.flight_id}
 
 
 def snapshot(

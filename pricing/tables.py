@@ -35,8 +35,19 @@ flights = Table(
     Column("change_time", UtcDateTime, nullable=False),
     Column("reprice_time", UtcDateTime),
     Column("unseen", Boolean, nullable=False, default=False),  # by the snapshot in progress
-    Index("flight_by_route", "origin", "destination"),
-    Index("flight_by_reprice_time", "reprice_time"),
+    Index("flight_by_departure", "origin", "destination", "departure_time", "flight_id"),
+    # with all that is asked of what is due: most of a day may be, after an outage
+    Index("flight_by_due_time", "reprice_time", "departure_time", "flight_id"),
+)
+
+# Routes with a new fare, and the last flight that follows it, in the order of departure.
+fare_progress = Table(
+    "fare_progress",
+    metadata,
+    Column("origin", String, primary_key=True),
+    Column("destination", String, primary_key=True),
+    Column("departure_time", UtcDateTime, nullable=False),
+    Column("flight_id", String, nullable=False),
 )
 
 fares = Table(

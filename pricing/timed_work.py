@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Final, Never
 
 import structlog
+from sqlalchemy import Connection
 
 from eventstream import (
     Database,
@@ -59,19 +60,25 @@ class TimedWork:
             group.create_task(self._follower.run())
             group.create_task(retry_forever(self._inbox))
             group.create_task(self.reprice())
+            group.create_task(self.follow_fares())
             group.create_task(self._tidy_now_and_then())
             group.create_task(trim_forever(self._database, tables.outbox, Retention()))
 
     async def reprice(self) -> Never:
-        """Re-price each flight when it is due: at its own time of day, or after a fare change."""
+        """Re-price each flight when it is due, at its own time of day."""
         while True:
             seen = self._database.version
-            due = await self._database.read(lambda connection: SqlRepository(connection).next_due())
-            if due is not None and due <= self._now():
-                count = await self._pricing.reprice()
+            if count := await self._pricing.reprice():
                 _log.debug("repriced", flights=count)
             else:
-                await self._until(due, seen)
+                await self._until(await self._database.read(_next_due), seen)
+
+    async def follow_fares(self) -> Never:
+        """Re-price the flights of routes whose fares have changed, a slice at a time."""
+        while True:
+            seen = self._database.version
+            if not await self._pricing.follow_fare():
+                await self._until(None, seen)
 
     async def _until(self, due: datetime | None, seen: int) -> None:
         """Wait for an instant, or for a change of the database."""
@@ -103,3 +110,7 @@ class TimedWork:
         ):
             forgotten += part
         return forgotten
+
+
+def _next_due(connection: Connection) -> datetime | None:
+    return SqlRepository(connection).next_due()

@@ -16,12 +16,11 @@ from flights.schedule.v1.schedule_pb2 import (
 )
 from flights.schedule.v1.schedule_pb2_grpc import ScheduleServiceStub
 from pricing import messages, tables
-from pricing.service import Clock, follow
+from pricing.service import AT_A_TIME, Clock, follow
 from pricing.store import SqlRepository
 from streams.v1.stream_pb2 import Cursor
 
 SOURCE: Final = "schedule"
-_SWEPT_AT_A_TIME: Final = 500
 
 
 class Timetable:
@@ -43,16 +42,23 @@ class Timetable:
         follow(data, [messages.flight_state(flight) for flight in changed], now)
         data.remove_flights([flight.flight_id for flight in removed], now)
 
-    def start(self, connection: Connection) -> bool:
-        """A snapshot begins; whether more flights are to be marked."""
-        return SqlRepository(connection).mark_unseen()
-
-    def sweep(self, connection: Connection) -> bool:
-        """A snapshot is complete: what it did not contain goes; whether more of it is left."""
+    def start(self, connection: Connection, after: str) -> str | None:
+        """A snapshot begins: mark some flights; returns the last of them."""
         data = SqlRepository(connection)
-        unseen = data.unseen(_SWEPT_AT_A_TIME)
+        upto = data.part_end(after)
+        if upto is not None:
+            data.mark_unseen(after, upto)
+        return upto
+
+    def sweep(self, connection: Connection, after: str) -> str | None:
+        """A snapshot is complete: what it did not contain goes; returns how far it has gone."""
+        data = SqlRepository(connection)
+        upto = data.part_end(after)
+        if upto is None:
+            return None
+        unseen = data.unseen(after, upto, AT_A_TIME)
         data.remove_flights(unseen, self._now())
-        return bool(unseen)
+        return unseen[-1] if len(unseen) == AT_A_TIME else upto
 
 
 def subject(event: FlightEvent) -> Flight | FlightRemoved:
@@ -82,6 +88,7 @@ def schedule_inbox(database: Database, now: Clock) -> SqlInbox[FlightEvent]:
         key=flight_id,
         apply=timetable.apply,
         apply_many=timetable.apply_many,
+        at_most=AT_A_TIME,
         start=timetable.start,
         sweep=timetable.sweep,
     )

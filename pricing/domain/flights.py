@@ -39,6 +39,14 @@ class FlightState:
     cancelled: bool
     cabins: tuple[CabinState, ...]
 
+    def flies_as(self, other: Self) -> bool:
+        """Whether it is the same but for its seats, and for whether it flies."""
+        mine, others = (
+            (s.origin, s.destination, s.departure_time, s.carrier, s.distance_km)
+            for s in (self, other)
+        )
+        return mine == others
+
 
 @dataclass(frozen=True, slots=True)
 class CabinPrice:
@@ -91,6 +99,10 @@ class PricedFlight:
             change_time=now if changed else self.change_time,
             reprice_time=fares.next_change(state.departure_time, now),
         )
+
+    def is_due(self, now: datetime) -> bool:
+        """Whether time alone has moved a price."""
+        return self.reprice_time is not None and self.reprice_time <= now
 
     def for_sale(self, cabin: Cabin, passengers: int, now: datetime) -> Price:
         """The price for a party; raises where it can't fly. Seats are not set aside by asking."""

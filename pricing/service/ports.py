@@ -1,13 +1,13 @@
 """What the use cases need of a store."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
-from pricing.domain.flights import PricedFlight
+from pricing.domain.flights import FlightState, PricedFlight
 from pricing.domain.quotes import Claim, Quote
 
 _T = TypeVar("_T")
@@ -37,6 +37,26 @@ class Fare:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FareProgress:
+    """How far the flights of a route follow its fare: up to this one, in the order of departure."""
+
+    origin: str
+    destination: str
+    departure_time: datetime
+    flight_id: str
+
+    @classmethod
+    def begun(cls, origin: str, destination: str) -> Self:
+        """No flight does."""
+        first = datetime.fromtimestamp(0, UTC)
+        return cls(origin=origin, destination=destination, departure_time=first, flight_id="")
+
+    def upto(self, last: FlightState) -> Self:
+        """Up to this flight they do."""
+        return replace(self, departure_time=last.departure_time, flight_id=last.flight_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
     """The quote that a request id made, and a hash of what was asked."""
 
@@ -56,20 +76,32 @@ class Repository(Protocol):
     def save_flights(self, changed: Sequence[PricedFlight]) -> None:
         """Store flights, new ones and changed ones."""
 
+    def save_prices(self, changed: Sequence[PricedFlight]) -> None:
+        """Store seats and prices of flights that are there, and are the same in all else."""
+
     def announce(self, changed: Sequence[PricedFlight]) -> None:
         """Write the events of new prices."""
 
     def remove_flights(self, flight_ids: Sequence[str], now: datetime) -> None:
         """Forget flights that were known, and announce that their prices are gone."""
 
-    def due(self, now: datetime, limit: int) -> Sequence[PricedFlight]:
+    def due(self, now: datetime, limit: int) -> Sequence[str]:
         """Flights whose `reprice_time` has come, nearest departures first."""
 
     def distance(self, origin: str, destination: str) -> int | None:
         """Kilometres of a route that some flight flies; None for any other."""
 
-    def set_due(self, origin: str, destination: str, now: datetime) -> None:
-        """Make every flight of a route due now."""
+    def on_route(self, progress: FareProgress, limit: int) -> Sequence[PricedFlight]:
+        """The next flights of a route that are to follow its fare, nearest departures first."""
+
+    def fare_progress(self) -> FareProgress | None:
+        """How far that change of a fare has come that has the nearest departures to come to."""
+
+    def save_progress(self, progress: FareProgress) -> None:
+        """Store how far a change has come, or that there is one."""
+
+    def end_progress(self, progress: FareProgress) -> None:
+        """All flights of the route follow its fare."""
 
     def fares(self, routes: Collection[Route]) -> Mapping[Route, Fare]:
         """The fares that operators have set for any of these routes."""

@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from hashlib import sha256
+from typing import Final
 
 from pricing.domain import fares
 from pricing.domain.errors import (
@@ -26,7 +27,10 @@ from pricing.domain.fares import Cabin
 from pricing.domain.flights import PricedFlight
 from pricing.domain.quotes import Claim, Line, Quote
 from pricing.service import prices
-from pricing.service.ports import Clock, Fare, Repository, Store, UseCase
+from pricing.service.ports import Clock, Fare, FareProgress, Repository, Store, UseCase
+from pricing.service.prices import AT_A_TIME
+
+_LOOKED_AHEAD: Final = 2_000  # flights that are due
 
 
 class Pricing:
@@ -99,7 +103,7 @@ class Pricing:
     async def update_fare(
         self, request_id: str, origin: str, destination: str, base: Decimal, etag: int | None
     ) -> Fare:
-        """Set a route's base fare and make its flights due; repeating it changes nothing further.
+        """Set a route's base fare, which its flights are to follow; repeating it changes nothing.
 
         Raises RouteNotFound, EtagMismatch, RequestIdReused.
         """
@@ -117,15 +121,34 @@ class Pricing:
             )
             data.save_fare(fare)
             data.save_fare_request(request_id, asked, now)
-            data.set_due(origin, destination, now)
+            data.save_progress(FareProgress.begun(origin, destination))
             return fare
 
         return await self._store.transact(UseCase.UPDATE_FARE, work)
 
     async def reprice(self) -> int:
-        """Re-price some of the flights that are due, nearest departures first; says how many."""
+        """Re-price flights that are due, nearest departures first; says how many.
+
+        In short units, so that quotes go on between them, and of those that are due only the
+        nearest: there may be very many after an outage.
+        """
         now = self._now()
-        return await self._store.transact(UseCase.REPRICE, lambda data: prices.reprice(data, now))
+        due = await self._store.query(lambda data: data.due(now, _LOOKED_AHEAD))
+        slices = [due[first : first + AT_A_TIME] for first in range(0, len(due), AT_A_TIME)]
+        return sum([await self._reprice(some, now) for some in slices])
+
+    async def _reprice(self, flight_ids: Sequence[str], now: datetime) -> int:
+        return await self._store.transact(
+            UseCase.REPRICE, lambda data: prices.reprice(data, flight_ids, now)
+        )
+
+    async def follow_fare(self) -> bool:
+        """Re-price the next flights of a route with a new fare; whether there is one."""
+        if await self._store.query(lambda data: data.fare_progress()) is None:
+            return False
+        now = self._now()
+        await self._store.transact(UseCase.REPRICE, lambda data: prices.follow_fare(data, now))
+        return True
 
 
 def _known(found: Mapping[str, PricedFlight], flight_id: str) -> PricedFlight:

@@ -11,6 +11,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Connection,
     Executable,
     Integer,
@@ -23,7 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy import update as sql_update
 
-from eventstream import Batch, Database, Feed, InboxTables, Outbox, SqlInbox, insert_into, some
+from eventstream import Batch, Database, Feed, InboxTables, Outbox, SqlInbox, insert_into, part_end
 from flights.schedule.v1.schedule_pb2 import (
     Flight,
     FlightEvent,
@@ -166,16 +167,24 @@ def _upsert(connection: Connection) -> Executable:
     )
 
 
-def start(connection: Connection) -> bool:
-    """Mark rows of a copy as unseen; whether more are left."""
-    seen = some(COPIES.c.flight_id, COPIES.c.seen)
-    return connection.execute(sql_update(COPIES).where(seen).values(seen=False)).rowcount > 0
+def start(connection: Connection, after: str, limit: int = 1_000) -> str | None:
+    """Mark rows of a copy as unseen, and return the last of them."""
+    upto = part_end(connection, COPIES.c.flight_id, after, limit)
+    if upto is not None:
+        connection.execute(sql_update(COPIES).where(*_between(after, upto)).values(seen=False))
+    return upto
 
 
-def sweep(connection: Connection) -> bool:
-    """Remove rows that are still unseen; whether more are left."""
-    unseen = some(COPIES.c.flight_id, ~COPIES.c.seen)
-    return connection.execute(delete(COPIES).where(unseen)).rowcount > 0
+def sweep(connection: Connection, after: str, limit: int = 1_000) -> str | None:
+    """Remove rows that are still unseen, and return the last that was looked at."""
+    upto = part_end(connection, COPIES.c.flight_id, after, limit)
+    if upto is not None:
+        connection.execute(delete(COPIES).where(*_between(after, upto), ~COPIES.c.seen))
+    return upto
+
+
+def _between(after: str, upto: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return COPIES.c.flight_id > after, COPIES.c.flight_id <= upto
 
 
 def inbox(db: Database, source: str = "flights", **options: Any) -> SqlInbox[FlightEvent]:

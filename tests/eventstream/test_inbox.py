@@ -1,9 +1,10 @@
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
+from functools import partial
 
 import pytest
 from prometheus_client import REGISTRY
-from sqlalchemy import Connection, delete, select, text, update
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from eventstream import Database, PositionMovedError, SqlInbox
@@ -232,7 +233,9 @@ async def test_events_without_a_key_are_all_kept(db: Database) -> None:
 
 async def test_rows_are_marked_and_swept_in_parts(db: Database) -> None:
     """Work that says that more is left goes on in other units; the cursor comes after all of it."""
-    inbox = mirror.inbox(db, start=_mark_one, sweep=_sweep_one)
+    inbox = mirror.inbox(
+        db, start=partial(mirror.start, limit=1), sweep=partial(mirror.sweep, limit=1)
+    )
     await inbox.position()
     await inbox.start_snapshot()
     await inbox.apply([changed(name, 1, 1) for name in "abcd"], None)
@@ -247,16 +250,42 @@ async def test_rows_are_marked_and_swept_in_parts(db: Database) -> None:
     assert await inbox.position() == at(5)
 
 
-def _mark_one(connection: Connection) -> bool:
-    seen = select(mirror.COPIES.c.flight_id).where(mirror.COPIES.c.seen).limit(1)
-    one = mirror.COPIES.c.flight_id == seen.scalar_subquery()
-    return connection.execute(update(mirror.COPIES).where(one).values(seen=False)).rowcount > 0
+async def test_a_long_batch_is_applied_in_parts(db: Database) -> None:
+    """Each has the position that it reaches, and a dead letter its number in the whole stream."""
+    sizes: list[int] = []
+
+    def apply_many(connection: Connection, events: Sequence[FlightEvent]) -> None:
+        sizes.append(len(events))
+        for event in events:
+            mirror.apply(connection, event)
+
+    inbox = mirror.inbox(db, apply_many=apply_many, at_most=2)
+    await inbox.position()
+    await inbox.apply([changed(name, 1, 1) for name in "abc"], None)
+    await inbox.apply([changed(name, 2, 1) for name in "abcd"] + [changed("e", 2, BROKEN)], at(9))
+    (letter,) = await inbox.dead_letters()
+
+    assert sizes == [2, 1, 2, 2, 1]
+    assert (letter.key, letter.seq) == ("e", 9)
+    assert await inbox.position() == at(9)
 
 
-def _sweep_one(connection: Connection) -> bool:
-    unseen = select(mirror.COPIES.c.flight_id).where(~mirror.COPIES.c.seen).limit(1)
-    one = mirror.COPIES.c.flight_id == unseen.scalar_subquery()
-    return connection.execute(delete(mirror.COPIES).where(one)).rowcount > 0
+async def test_a_batch_that_was_cut_off_goes_on_where_it_was(db: Database) -> None:
+    """Parts that are durable are not asked for again: the position is theirs."""
+
+    def apply_many(connection: Connection, events: Sequence[FlightEvent]) -> None:
+        for event in events:
+            mirror.apply(connection, event)
+        if mirror.key(events[0]) == "c":
+            connection.execute(text("SELECT * FROM missing"))
+
+    inbox = mirror.inbox(db, apply_many=apply_many, at_most=2)
+    await inbox.position()
+    with pytest.raises(DBAPIError, match="missing"):
+        await inbox.apply([changed(name, 1, 1) for name in "abcd"], at(14))
+
+    assert await mirror.inbox(db).position() == at(12)
+    assert list(await db.read(mirror.copied)) == ["a", "b"]
 
 
 async def test_a_failing_database_is_no_poison(db: Database) -> None:

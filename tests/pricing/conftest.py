@@ -1,9 +1,11 @@
 """Pricing on a database of its own, as its process wires it, with a clock of the test's."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
+from sqlalchemy import Connection
 
 from consulmesh.testing import serving
 from eventstream import Database, Feed
@@ -38,6 +40,26 @@ class World:
         """Apply events of schedule's."""
         timetable = Timetable(self.clock)
         await self.database.write(lambda connection: timetable.apply_many(connection, events))
+
+    async def snapshot_starts(self) -> None:
+        """Let schedule begin to say everything anew."""
+        await self._in_parts(Timetable(self.clock).start)
+
+    async def snapshot_ends(self) -> None:
+        """Let schedule have said everything."""
+        await self._in_parts(Timetable(self.clock).sweep)
+
+    async def _in_parts(self, part: Callable[[Connection, str], str | None]) -> None:
+        """Do a part after the other, as an inbox does."""
+        after: str | None = ""
+        while after is not None:
+            after = await self.database.write(partial(_called_with, part, after))
+
+
+def _called_with(
+    part: Callable[[Connection, str], str | None], after: str, connection: Connection
+) -> str | None:
+    return part(connection, after)
 
 
 @pytest.fixture

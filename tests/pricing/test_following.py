@@ -18,7 +18,7 @@ from pricing.domain.flights import PricedFlight
 from pricing.service import Pricing
 from pricing.store import SqlStore, snapshot
 from pricing.timed_work import TimedWork
-from pricing.upstreams import Timetable, schedule_follower, schedule_inbox, whole
+from pricing.upstreams import schedule_follower, schedule_inbox, whole
 from tests.pricing.conftest import World
 from tests.pricing.timetable import Clock, ScriptedSchedule, changed, flight, removed
 
@@ -96,10 +96,9 @@ async def test_a_snapshot_tells_of_a_price_what_its_event_told(world: World) -> 
 async def test_what_a_snapshot_does_not_contain_is_gone(world: World) -> None:
     """Mark, apply, sweep: a flight that left while nobody listened is not sold any more."""
     await world.fly(flight("flt_a"), flight("flt_b"))
-    timetable = Timetable(world.clock)
-    await world.database.write(timetable.start)
+    await world.snapshot_starts()
     await world.fly(flight("flt_b"))
-    await world.database.write(timetable.sweep)
+    await world.snapshot_ends()
     known = await world.database.read(lambda c: set(c.execute(tables.flights.select()).scalars()))
 
     assert known == {"flt_b"}

@@ -9,7 +9,6 @@ from sqlalchemy import Connection
 
 from pricing import tables
 from pricing.store import snapshot
-from pricing.upstreams import Timetable
 from tests.pricing.conftest import World
 from tests.pricing.timetable import flight, removed
 
@@ -59,11 +58,10 @@ async def test_a_snapshot_of_another_history_replaces_what_was_there(world: Worl
     """Schedule was restored: its versions are lower now, and its flights are sold all the same."""
     await world.fly(flight(version=9, available=10), flight("flt_b", version=9))
     before = await version(world)
-    timetable = Timetable(world.clock)
-    await world.database.write(timetable.start)
+    await world.snapshot_starts()
     await world.fly(flight(version=2, available=90))
     await world.fly(flight(version=1, available=50))  # older within the new history
-    await world.database.write(timetable.sweep)
+    await world.snapshot_ends()
     (priced,) = await world.pricing.prices(["flt_a"])
 
     assert await known(world) == ["flt_a"]
@@ -74,14 +72,13 @@ async def test_a_snapshot_of_another_history_replaces_what_was_there(world: Worl
 async def test_repricing_during_a_snapshot_keeps_nobody_alive(world: World) -> None:
     """A flight that schedule no longer has goes, also where its price came due meanwhile."""
     await world.fly(flight("flt_a"), flight("flt_b"))
-    timetable = Timetable(world.clock)
-    await world.database.write(timetable.start)
+    await world.snapshot_starts()
     await world.pricing.update_fare("r", "JFK", "LAX", Decimal(300), None)
-    repriced = await world.pricing.reprice()
+    followed = await world.pricing.follow_fare()
     await world.fly(flight("flt_b"))
-    await world.database.write(timetable.sweep)
+    await world.snapshot_ends()
 
-    assert repriced == 2
+    assert followed
     assert await known(world) == ["flt_b"]
 
 
