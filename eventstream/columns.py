@@ -52,9 +52,10 @@ class UtcDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         if isinstance(value, str):
-            return datetime.fromisoformat(value).replace(tzinfo=UTC)
+            return datetime.fromisoformat(value + _IN_UTC)
         return value.astimezone(UTC)
 
 
 _DATE_TIME_TEXT = _DateTimeText()
+_IN_UTC = "+00:00"
 _TEXT_LENGTH = len("2026-03-29 01:31:00.000000")

@@ -27,7 +27,13 @@ def cabin_message(cabin: Cabin) -> cabin_pb2.Cabin.ValueType:
 def price_message(flight_id: str, priced: CabinPrice) -> pricing_pb2.Price:
     """The price of one cabin."""
     price = priced.price
-    return _price(flight_id, priced.cabin, price.fare, price.taxes, priced.version)
+    return pricing_pb2.Price(
+        flight_id=flight_id,
+        cabin=cabin_message(priced.cabin),
+        version=priced.version,
+        fare=_usd(price.fare),
+        taxes=_usd(price.taxes),
+    )
 
 
 def prices_changed(
@@ -35,31 +41,30 @@ def prices_changed(
 ) -> pricing_pb2.PriceEvent:
     """The event of a flight's prices, as they have been since they last changed.
 
-    Of each cabin: its number, fare and taxes in cents, version.
+    Of each cabin: its number, fare and taxes in cents, version. It is filled in place: a message
+    that is given to another one is copied, which takes three times as long as all else.
     """
-    prices = [_price(flight_id, *cabin) for cabin in cabins]
-    return pricing_pb2.PriceEvent(
-        event_time=wellknown.timestamp(at),
-        prices_changed=pricing_pb2.FlightPrices(
-            flight_id=flight_id, version=version, prices=prices
-        ),
-    )
+    event = pricing_pb2.PriceEvent(event_time=wellknown.timestamp(at))
+    flight = event.prices_changed
+    flight.flight_id, flight.version = flight_id, version
+    for cabin, fare, taxes, price_version in cabins:
+        number = cabin_pb2.Cabin.ValueType(cabin)
+        price = flight.prices.add(flight_id=flight_id, cabin=number, version=price_version)
+        _put(price.fare, fare)
+        _put(price.taxes, taxes)
+    return event
 
 
-def _price(flight_id: str, cabin: int, fare: int, taxes: int, version: int) -> pricing_pb2.Price:
-    return pricing_pb2.Price(
-        flight_id=flight_id,
-        cabin=cabin_pb2.Cabin.ValueType(cabin),
-        version=version,
-        fare=_cents(fare),
-        taxes=_cents(taxes),
-    )
+def _usd(cents: int) -> Money:
+    money = Money()
+    _put(money, cents)
+    return money
 
 
-def _cents(cents: int) -> Money:
-    """An amount that is not negative; a snapshot has four or more of each flight."""
+def _put(money: Money, cents: int) -> None:
+    """Make it an amount that is not negative."""
     units, rest = divmod(cents, 100)
-    return Money(currency_code=CURRENCY, units=units, nanos=rest * _NANOS_OF_A_CENT)
+    money.currency_code, money.units, money.nanos = CURRENCY, units, rest * _NANOS_OF_A_CENT
 
 
 def prices_removed(flight_id: str, version: int, at: datetime) -> pricing_pb2.PriceEvent:
@@ -76,7 +81,7 @@ def quote_message(quote: Quote) -> pricing_pb2.Quote:
         quote_id=quote.quote_id,
         passengers=quote.passengers,
         lines=[_line_message(line) for line in quote.lines],
-        total=_cents(quote.total),
+        total=_usd(quote.total),
         create_time=wellknown.timestamp(quote.create_time),
         expire_time=wellknown.timestamp(quote.expire_time),
         booking_id=quote.booking_id or "",
@@ -87,8 +92,8 @@ def _line_message(line: Line) -> pricing_pb2.QuoteLine:
     return pricing_pb2.QuoteLine(
         flight_id=line.flight_id,
         cabin=cabin_message(line.cabin),
-        fare=_cents(line.price.fare),
-        taxes=_cents(line.price.taxes),
+        fare=_usd(line.price.fare),
+        taxes=_usd(line.price.taxes),
     )
 
 

@@ -5,11 +5,11 @@ price, and each factor moves it the way it moves real ones. Amounts are whole ce
 factors hundredths: a price is a product of integers, rounded once.
 """
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import IntEnum
 from hashlib import blake2b
+from typing import NamedTuple
 
 CURRENCY = "USD"
 CENT = Decimal("0.01")
@@ -61,9 +61,8 @@ BY_CABIN = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Price:
-    """Amounts in cents."""
+class Price(NamedTuple):
+    """Amounts in cents. A tuple is made in half the time, and there are some millions of prices."""
 
     fare: int
     taxes: int

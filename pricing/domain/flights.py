@@ -2,15 +2,14 @@
 
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Self
+from typing import NamedTuple, Self
 
 from pricing.domain import fares
 from pricing.domain.errors import FlightCancelled, FlightDeparted, SeatsUnavailable
 from pricing.domain.fares import STEPS_OF_LOAD, Cabin, Price
 
 
-@dataclass(frozen=True, slots=True)
-class CabinState:
+class CabinState(NamedTuple):
     """Seats of one cabin, by schedule's word."""
 
     cabin: Cabin
@@ -48,8 +47,7 @@ class FlightState:
         return mine == others
 
 
-@dataclass(frozen=True, slots=True)
-class CabinPrice:
+class CabinPrice(NamedTuple):
     """The price of one cabin; `version` is that of its flight's prices when it last changed."""
 
     cabin: Cabin
