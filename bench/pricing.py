@@ -187,12 +187,12 @@ async def selling(bench: Bench, seconds: float) -> None:
     async with bench.beside("seats sold, all at once") as said:
         events, began = bench.reader.events, time.monotonic()
         position = bench.schedule.ask("now") + count
-        bench.schedule.ask((count * 10, 0.1))
+        bench.schedule.ask((count, 1.0))
         await bench.reached(position)
         most = count / (time.monotonic() - began)
         said.append(f"{count:,} changes, {most:,.0f}/s")
         said.append(f"{bench.reader.events - events:,} flights had other prices")
-    rate = int(most * SHARE) // 100 * 100
+    rate = int(most * SHARE) // 20 * 20
     async with bench.beside(f"seats sold, {rate:,} changes/s for {seconds:.0f} s") as said:
         bench.schedule.ask((rate, seconds))
         behind: list[float] = []

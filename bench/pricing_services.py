@@ -29,7 +29,8 @@ from pricing import tables
 
 MOST_SEATS: Final = 4  # that somebody buys at once
 FORWARD: Final = timedelta(days=1)
-DURABLE: Final = "postgresql"
+TICKS: Final = 20  # a second: a feed puts together what has gathered while its reader was busy
+SERVER: Final = "postgresql"
 
 
 class Selling(World):
@@ -74,7 +75,7 @@ async def run_schedule(parent: Connection, source: str) -> None:
     answered.
     """
     world = Selling(source)
-    owners = Owners(world)
+    owners = Owners(world, TICKS)
     server = grpc.aio.server(options=SERVER_OPTIONS)
     owners.add_to(server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -178,7 +179,7 @@ def spread(connection: sqlalchemy.Connection) -> Counter[datetime]:
 
 def size(connection: sqlalchemy.Connection, url: str) -> int:
     """Bytes of the database."""
-    if url.startswith(DURABLE):
+    if url.startswith(SERVER):
         asked = sqlalchemy.text("SELECT pg_database_size(current_database())")
         return int(connection.execute(asked).scalar_one())
     file = Path(str(sqlalchemy.make_url(url).database))

@@ -147,10 +147,14 @@ class Stream:
 
 
 class Owners:
-    """Both services, as far as search sees them: one method each."""
+    """Both services, as far as search sees them: one method each.
 
-    def __init__(self, world: World) -> None:
+    Changes come in batches, `ticks` times a second.
+    """
+
+    def __init__(self, world: World, ticks: int = TICKS) -> None:
         self.world = world
+        self._ticks = ticks
         self.streams = {
             "schedule": Stream(schedule_pb2.WatchFlightsResponse),
             "pricing": Stream(pricing_pb2.WatchPricesResponse),
@@ -193,15 +197,15 @@ class Owners:
     def prepare(self, per_second: int, seconds: float) -> list[list[Batch]]:
         """Changes for a while, ready to be sent: making them takes a core that others need."""
         seqs = {source: stream.seq for source, stream in self.streams.items()}
-        size = per_second // TICKS
-        return [self._batches(size, seqs) for _ in range(int(seconds * TICKS))]
+        size = per_second // self._ticks
+        return [self._batches(size, seqs) for _ in range(int(seconds * self._ticks))]
 
     async def change(self, ticks: list[list[Batch]]) -> None:
         """Send what was prepared, tick by tick; what falls behind is made up for."""
         clock = asyncio.get_running_loop().time
         began = clock()
         for number, batches in enumerate(ticks):
-            await asyncio.sleep(max(began + number / TICKS - clock(), 0))
+            await asyncio.sleep(max(began + number / self._ticks - clock(), 0))
             for source, seq, message in batches:
                 self.streams[source].say(seq, message)
 
