@@ -8,7 +8,7 @@ from pricing.domain import fares
 from pricing.domain.flights import FlightState, PricedFlight
 from pricing.service.ports import Repository, Route
 
-AT_A_TIME: Final = 100
+AT_A_TIME: Final = 50
 """Flights that one unit prices: it takes some ten milliseconds, in which quotes wait."""
 
 
