@@ -170,7 +170,7 @@ class SqlInbox(Generic[E]):
         """
         step = APPLY_ROWS if cursor is None else APPLY
         for part, reached in _parts(events, cursor, self._at_most):
-            await self._write(partial(self._take, part, reached), reached, step)
+            await self._write(partial(self._take, events=part, reached=reached), reached, step)
 
     async def complete_snapshot(self, cursor: Cursor) -> None:
         """Remove the rows that are still unseen and store the cursor."""
@@ -247,7 +247,7 @@ class SqlInbox(Generic[E]):
         if not moved:
             raise PositionMovedError(f"the position of {self.source!r} was moved by another")
 
-    def _take(self, events: Sequence[E], reached: Cursor | None, connection: Connection) -> None:
+    def _take(self, connection: Connection, events: Sequence[E], reached: Cursor | None) -> None:
         """Apply a batch; where that fails, event by event, those that fail being dead letters."""
         try:
             with savepoint(connection):
