@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.type.money_pb2 import Money
@@ -36,8 +36,17 @@ def price_message(flight_id: str, priced: CabinPrice) -> pricing_pb2.Price:
     )
 
 
+class Flown(NamedTuple):
+    """Which flight it is."""
+
+    flight_id: str
+    origin: str
+    destination: str
+    departure: datetime
+
+
 def prices_changed(
-    flight_id: str, version: int, at: datetime, cabins: Iterable[tuple[int, int, int, int]]
+    flown: Flown, version: int, at: datetime, cabins: Iterable[tuple[int, int, int, int]]
 ) -> pricing_pb2.PriceEvent:
     """The event of a flight's prices, as they have been since they last changed.
 
@@ -46,7 +55,10 @@ def prices_changed(
     """
     event = pricing_pb2.PriceEvent(event_time=wellknown.timestamp(at))
     flight = event.prices_changed
-    flight.flight_id, flight.version = flight_id, version
+    flight_id = flight.flight_id = flown.flight_id
+    flight.version = version
+    flight.origin, flight.destination = flown.origin, flown.destination
+    flight.departure_time.seconds = int(flown.departure.timestamp())
     for cabin, fare, taxes, price_version in cabins:
         number = cabin_pb2.Cabin.ValueType(cabin)
         price = flight.prices.add(flight_id=flight_id, cabin=number, version=price_version)

@@ -19,9 +19,9 @@ _CABINS: Final = {cabin.value: cabin for cabin in Cabin}
 def prices_changed(flight: PricedFlight) -> pricing_pb2.PriceEvent:
     """The event of a flight's prices."""
     prices = ((one.cabin, one.price.fare, one.price.taxes, one.version) for one in flight.prices)
-    return messages.prices_changed(
-        flight.state.flight_id, flight.version, flight.change_time, prices
-    )
+    state = flight.state
+    flown = messages.Flown(state.flight_id, state.origin, state.destination, state.departure_time)
+    return messages.prices_changed(flown, flight.version, flight.change_time, prices)
 
 
 def flight_row(flight: PricedFlight) -> dict[str, Any]:

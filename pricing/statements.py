@@ -78,7 +78,15 @@ ON_ROUTE = (
     .limit(bindparam("limit"))
 )
 PRICES = (
-    select(_flight.flight_id, _flight.version, _flight.change_time, _flight.cabins)
+    select(
+        _flight.flight_id,
+        _flight.origin,
+        _flight.destination,
+        _flight.departure_time,
+        _flight.version,
+        _flight.change_time,
+        _flight.cabins,
+    )
     .where(_flight.flight_id > bindparam("after"))
     .order_by(_flight.flight_id)
     .limit(bindparam("limit"))

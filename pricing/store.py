@@ -245,6 +245,11 @@ def snapshot(
     """A page of all prices, by flight id."""
     page = connection.execute(sql.PRICES, {"after": after or "", "limit": limit})
     return [
-        (key, messages.prices_changed(key, version, at, [(c[0], *c[3:]) for c in cabins]))
-        for key, version, at, cabins in page
+        (flown[0], messages.prices_changed(messages.Flown(*flown), version, at, _priced(cabins)))
+        for *flown, version, at, cabins in page
     ]
+
+
+def _priced(cabins: Iterable[Sequence[int]]) -> Iterable[tuple[int, int, int, int]]:
+    """Of each cabin of a row its number, fare, taxes and version."""
+    return ((cabin, fare, taxes, version) for cabin, _, _, fare, taxes, version in cabins)

@@ -80,7 +80,10 @@ def written() -> dict[tuple[str, str], Message]:
         "changed": schedule.messages.flight_changed(_flight(), _AT),
         "removed": schedule.messages.flight_removed("flt_gone", _BIGGEST, _AT),
         "prices_changed": pricing.messages.prices_changed(
-            "flt_out", 7, _AT, [(1, 18_000, 2_910, 7), (4, 123_456_789, 1, 3)]
+            pricing.messages.Flown("flt_out", "JFK", "LAX", _DEPARTURE),
+            7,
+            _AT,
+            [(1, 18_000, 2_910, 7), (4, 123_456_789, 1, 3)],
         ),
         "prices_removed": pricing.messages.prices_removed("flt_gone", _BIGGEST, _AT),
         "cursor": Cursor(epoch="0123456789abcdef0123456789abcdef", seq=_BIGGEST),

@@ -260,7 +260,7 @@ async def test_watchers_get_all_prices_then_every_change(world: World) -> None:
     try:
         responses = aiter(call)
         snapshot = [
-            event.prices_changed.flight_id
+            event.prices_changed
             async for response in until(responses, stream_pb2.PHASE_SNAPSHOT_COMPLETED)
             for event in response.events
         ]
@@ -272,7 +272,11 @@ async def test_watchers_get_all_prices_then_every_change(world: World) -> None:
     finally:
         call.cancel()
 
-    assert snapshot == ["flt_a", "flt_b"]
+    flown = flight("flt_a")
+    assert [prices.flight_id for prices in snapshot] == ["flt_a", "flt_b"]
+    for prices in (snapshot[0], first.events[0].prices_changed):
+        assert (prices.origin, prices.destination) == (flown.origin, flown.destination)
+        assert prices.departure_time == flown.departure_time
     assert [(e.prices_changed.flight_id, e.prices_changed.version) for e in first.events] == [
         ("flt_a", 2)
     ]
