@@ -5,12 +5,14 @@ RFC 9651); `Search-Position` is opaque, and a client that sends it back as `Min-
 nothing older, whichever instance answers.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 
 from google.protobuf.message import DecodeError
 
 from flights.search.v1.search_pb2 import SearchItinerariesRequest, SourcePosition
 from gateway_bff import base64url
+from streams.v1.stream_pb2 import Cursor
 
 MIN_POSITION = "Min-Position"
 MAX_POSITION = 1024  # characters
@@ -23,6 +25,23 @@ def headers(positions: Iterable[SourcePosition]) -> dict[str, str]:
     if not found:
         return {}
     return {"Freshness": _freshness(found), "Search-Position": encode(found)}
+
+
+def headers_of(cursors: Mapping[str, Cursor], lags: Mapping[str, float]) -> dict[str, str]:
+    """The same for cursors and lags in seconds by source; quick while the cursors are the same."""
+    marks = tuple((source, cursor.epoch, cursor.seq) for source, cursor in cursors.items())
+    return {
+        "Freshness": ", ".join(f"{source};lag={lag:.3f}" for source, lag in lags.items()),
+        "Search-Position": _encoded(marks),
+    }
+
+
+@lru_cache(maxsize=256)
+def _encoded(marks: tuple[tuple[str, str, int], ...]) -> str:
+    return encode(
+        SourcePosition(source=source, cursor=Cursor(epoch=epoch, seq=seq))
+        for source, epoch, seq in marks
+    )
 
 
 def _freshness(positions: Iterable[SourcePosition]) -> str:

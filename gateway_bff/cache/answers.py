@@ -5,11 +5,10 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import date
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from consulmesh.wellknown import duration
 from flights.search.v1.search_pb2 import (
     PRICE_BASIS_LIVE,
     Itinerary,
@@ -114,16 +113,16 @@ class Answers:
         self._metrics.looked_up(found.value if isinstance(found, Miss) else "hit")
         return found
 
-    def positions(self, answer: Answer) -> list[SourcePosition]:
+    def cursors(self, answer: Answer) -> Mapping[str, Cursor]:
         """How far the sources were read for it: what they said since does not concern it."""
-        return [
-            SourcePosition(
-                source=source,
-                cursor=_newer(self._changes.cursor(source), answer.positions[source]),
-                lag=duration(timedelta(seconds=self._lags[source]())),
-            )
+        return {
+            source: _newer(self._changes.cursor(source), answer.positions[source])
             for source in SOURCES
-        ]
+        }
+
+    def lags(self) -> Mapping[str, float]:
+        """How far the gateway is behind the sources, in seconds."""
+        return {source: self._lags[source]() for source in SOURCES}
 
     def needed(self, question: Question) -> list[SourcePosition]:
         """What the next answer must have read, not to be older than the streams or an earlier one.

@@ -1,17 +1,17 @@
 """Repeat searches are answered in front of the application, by the bytes of their query string."""
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from flights.search.v1.search_pb2 import SourcePosition
 from gateway_bff import freshness
 from gateway_bff.cache.answers import Answer, Answers, Question
 from gateway_bff.cache.conditional import answer_headers, conditional
 from gateway_bff.route import prefers_events
+from streams.v1.stream_pb2 import Cursor
 
 PATH: Final = "/v1/itineraries"
 QUESTION: Final = "flightmesh.question"
@@ -61,14 +61,15 @@ class RepeatSearches:
         answer = self._answers.find(question)
         if not isinstance(answer, Answer):
             return None
-        positions = self._answers.positions(answer)
-        if not _reaches(positions, headers.get(_MIN_POSITION)):
+        cursors = self._answers.cursors(answer)
+        if not _reaches(cursors, headers.get(_MIN_POSITION)):
             return None
         self._questions.move_to_end(scope["query_string"])
+        fresh = freshness.headers_of(cursors, self._answers.lags())
         return conditional(
             headers.get(_IF_NONE_MATCH, b"").decode("latin-1"),
             answer.body,
-            answer_headers(answer.etag, positions, "hit"),
+            answer_headers(answer.etag, fresh, "hit"),
         )
 
     def _remember(self, query: bytes, question: Question) -> None:
@@ -80,17 +81,16 @@ class RepeatSearches:
             self._questions.popitem(last=False)
 
 
-def _reaches(positions: Iterable[SourcePosition], asked: bytes | None) -> bool:
-    """Whether positions are as new as a Min-Position header; the route refuses what is none."""
+def _reaches(cursors: Mapping[str, Cursor], asked: bytes | None) -> bool:
+    """Whether cursors are as new as a Min-Position header; the route refuses what is none."""
     if asked is None:
         return True
     try:
         needed = freshness.decode(asked.decode("latin-1"))
     except ValueError:
         return False
-    read = {each.source: each.cursor for each in positions}
     return all(
-        (cursor := read.get(each.source)) is None
+        (cursor := cursors.get(each.source)) is None
         or cursor.epoch != each.cursor.epoch
         or cursor.seq >= each.cursor.seq
         for each in needed

@@ -122,7 +122,7 @@ async def search_itineraries(
     validator = etag(body)
     kept = answers.given(question, response, body, validator)
     status = "fwd=miss; stored" if kept else "fwd=miss"
-    headers = answer_headers(validator, response.positions, status)
+    headers = answer_headers(validator, freshness.headers(response.positions), status)
     return conditional(request.headers.get("if-none-match", ""), body, headers)
 
 

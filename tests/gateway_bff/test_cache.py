@@ -107,7 +107,7 @@ def test_an_answer_is_used_again_until_something_changes() -> None:
     world.hear(SCHEDULE, 12, flying("ORD", "SFO"))
     answer = world.answers.find(QUESTION)
     assert isinstance(answer, Answer)
-    claimed = {each.source: each.cursor.seq for each in world.answers.positions(answer)}
+    claimed = {source: at.seq for source, at in world.answers.cursors(answer).items()}
     assert claimed == {SCHEDULE: 12, PRICING: 10}
 
 

@@ -227,7 +227,8 @@ class Gateway:
         found = self._answers.find(question)
         if isinstance(found, Answer) and draw.random() < 0.9:
             self.hits += 1
-            return found.body, reached(self._answers.positions(found))
+            cursors = self._answers.cursors(found)
+            return found.body, {source: cursor.seq for source, cursor in cursors.items()}
         response = await draw.choice(self._behind).ask(question, self._answers.needed(question))
         for source in SOURCES:  # the streams do not wait for an answer
             self.hear(source, draw.choice((0, 3)))
