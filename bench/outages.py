@@ -12,12 +12,13 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from bench.steady import Summary, load, summary
-from bench.subject import Instance, Subject
+from bench.steady import Summary, load, query_of, some_searches, summary
+from bench.subject import POLL, Instance, Subject
 from tools.programs import GATEWAY, SERVICES, Settings
 
 RATE = 50.0  # searches per second
 CALM = 2.0  # seconds of load before and after
+_PATIENCE = 60.0  # seconds for what an outage does, or its end
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,45 @@ async def _all_passing(subject: Subject) -> float:
     return loop.time() - began
 
 
+async def owners_away(subject: Subject, seconds: float) -> Figures:
+    """Stop pricing, then schedule too, for a while; searches go on with what search knows."""
+    loop = asyncio.get_running_loop()
+    spans: dict[str, float] = {}
+    async with load(subject.http, subject.settings.gateway_url, RATE) as calls:
+        await asyncio.sleep(CALM)
+        await _each(subject.stop, "pricing")
+        spans["prices indicative after pricing has gone"] = await shown(subject, "indicative")
+        await _each(subject.stop, "schedule")
+        began = loop.time()
+        await asyncio.sleep(seconds)
+        spans["both away"] = loop.time() - began
+        await _each(subject.start, "schedule")
+        await _each(subject.start, "pricing")
+        spans["prices live after their return"] = await shown(subject, "live")
+        await asyncio.sleep(CALM)
+    return Figures(spans, summary(calls))
+
+
+async def shown(subject: Subject, basis: str) -> float:
+    """Wait until searches say that their prices have this basis; returns the seconds."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    url = f"{subject.settings.gateway_url}/v1/itineraries"
+    async with asyncio.timeout(_PATIENCE):
+        while True:
+            async with subject.http.get(url, params=query_of(some_searches()[0])) as answer:
+                body = await answer.json()
+            if {each["price"]["basis"] for each in body["itineraries"]} == {basis}:
+                return loop.time() - began
+            await asyncio.sleep(POLL)
+
+
+async def _each(do: Callable[[str], Awaitable[None]], service: str) -> None:
+    """Do something to both instances of a service."""
+    for slot in (1, 2):
+        await do(f"{service}-{slot}")
+
+
 async def rolling(subject: Subject) -> Figures:
     """SIGTERM every instance but the gateway, one after the other."""
     loop = asyncio.get_running_loop()
@@ -123,6 +163,7 @@ OUTAGES: dict[str, Callable[[Subject], Awaitable[Figures]]] = {
     "schedule-killed-for-good": lambda subject: killed(subject, "schedule", for_good=True),
     "pricing-killed-for-good": lambda subject: killed(subject, "pricing", for_good=True),
     "rolling-restart": rolling,
+    "owners-away-10min": lambda subject: owners_away(subject, 600),
     "consul-stopped-60s": lambda subject: consul_stopped(subject, 60),
 }
 

@@ -13,6 +13,8 @@ from flight_search.read_model import PRICING, ReadModel
 PRICES_LIVE_FOR = timedelta(seconds=5)
 WORTH_WAITING = timedelta(seconds=10)
 """For a minimum position, where the caller's deadline does not end the wait."""
+WORTH_A_MOMENT = timedelta(milliseconds=500)
+"""For a position that is preferred: many times what an instance is behind by as a rule."""
 CATCH_UP = timedelta(seconds=1)
 """For the owners' newest changes, before a complete file of an earlier run is served as it is."""
 
@@ -53,16 +55,17 @@ class FollowedSources:
 
     async def reach(self, at_least: Sequence[Position]) -> None:
         """Waits for positions; those of unknown sources and other histories are no obstacle."""
-        if all(map(self._reached, at_least)):
-            return
         try:
-            async with asyncio.timeout(WORTH_WAITING.total_seconds()):
-                while not all(map(self._reached, at_least)):
-                    await self._model.moved.wait()
+            await self._wait(at_least, WORTH_WAITING)
         except TimeoutError:
             raise PositionNotReachedError(
                 "the read model has not reached the positions asked for"
             ) from None
+
+    async def approach(self, preferred: Sequence[Position]) -> None:
+        """Waits a moment for positions: an old answer that says so is better than none."""
+        with suppress(TimeoutError):
+            await self._wait(preferred, WORTH_A_MOMENT)
 
     async def warm(self) -> None:
         """Returns when the read model may be asked.
@@ -77,6 +80,13 @@ class FollowedSources:
                     await followed.caught_up.wait()
         while not self._complete():
             await self._model.moved.wait()
+
+    async def _wait(self, positions: Sequence[Position], patience: timedelta) -> None:
+        if all(map(self._reached, positions)):
+            return
+        async with asyncio.timeout(patience.total_seconds()):
+            while not all(map(self._reached, positions)):
+                await self._model.moved.wait()
 
     def _complete(self) -> bool:
         return all(self._model.position(source) for source in self._sources)

@@ -97,6 +97,9 @@ class Sources(Protocol):
     async def reach(self, at_least: Sequence[Position]) -> None:
         """Waits until all these positions are reached; raises `PositionNotReachedError`."""
 
+    async def approach(self, preferred: Sequence[Position]) -> None:
+        """Waits a moment for these positions."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fresh:
@@ -161,8 +164,9 @@ class ItinerarySearch:
         page_size: int = 0,
         token: str = "",
         at_least: Sequence[Position] = (),
+        preferred: Sequence[Position] = (),
     ) -> Page:
-        """A page in the order asked for.
+        """A page in the order asked for; `preferred` positions are only waited for a moment.
 
         With two stops it takes a turn for each few airports; the others are as of one instant.
         Raises `InvalidQueryError` or `PositionNotReachedError`.
@@ -172,6 +176,7 @@ class ItinerarySearch:
         asked = question(query, order)
         after = page_start(token, asked)
         await self._sources.reach(at_least)
+        await self._sources.approach(preferred)
         positions = self._sources.positions()
         best = self._best(journey, order, after, size + 1)
         if journey.max_stops > 1:

@@ -69,6 +69,7 @@ class SearchServicer(SearchServiceServicer):
             page_size=request.page_size,
             token=request.page_token,
             at_least=_positions(request.min_positions),
+            preferred=_positions(request.preferred_positions),
         )
         passengers, basis = request.query.passengers, page.price_basis
         render = self._rendering.itinerary

@@ -150,6 +150,8 @@ class Answers:
         positions = {each.source: each.cursor for each in response.positions}
         for source, cursor in positions.items():
             known.answered[source] = _newer(known.answered.get(source), cursor)
+        if not (response.origins and response.destinations):  # of an older search
+            return False
         known.ends = ends_of(response.origins, response.destinations, question.day)
         known.topics = self._changes.topics(known.ends)
         leaving = min(map(_leaves, response.itineraries), default=math.inf)

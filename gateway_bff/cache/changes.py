@@ -123,7 +123,7 @@ class Changes:
 
     def passed(self, source: str, concerns: Iterable[Concern | None], cursor: Cursor) -> None:
         """Changes were announced, the last of them at the cursor."""
-        for concern in concerns:
+        for concern in concerns if self._topics else ():
             # Each counts as the last of them: who has read some but not all has to read on.
             if concern is None:
                 self._anything[source] = cursor.seq

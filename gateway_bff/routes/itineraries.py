@@ -115,7 +115,8 @@ async def search_itineraries(
             sort_order=SORT_ORDERS[asked.sort],
             page_size=asked.page_size,
             page_token=asked.page_token,
-            min_positions=[*_positions(request), *answers.needed(question)],
+            min_positions=_positions(request),
+            preferred_positions=answers.needed(question),
         )
     )
     body = translate.itineraries(response, query.cabin)

@@ -12,8 +12,8 @@ from typing import Any
 import grpc
 import pytest
 
-from bench.outages import RATE, consul_stopped, killed, rolling
-from bench.steady import load, some_searches, summary
+from bench.outages import RATE, consul_stopped, killed, owners_away, rolling, shown
+from bench.steady import load, query_of, some_searches, summary
 from bench.subject import Instance, Subject
 from consulmesh.wellknown import date_message
 from flights.search.v1 import search_pb2
@@ -133,6 +133,35 @@ async def flights_of(instance: Instance) -> list[list[str]]:
     async with grpc.aio.insecure_channel(f"{instance.address}:{instance.port}") as channel:
         answer = await SearchServiceStub(channel).SearchItineraries(request, timeout=5)
     return [[segment.flight_id for segment in each.segments] for each in answer.itineraries]
+
+
+async def test_search_answers_while_the_owners_are_away(
+    subject: Subject, bearer: dict[str, str]
+) -> None:
+    """It says how old its prices are; a booking is refused, and made with its key afterwards."""
+    quote = await quoted(subject, (await found(subject, some_searches()[2]))[0])
+    headers = bearer | {"Idempotency-Key": str(uuid.uuid4())}
+    away = asyncio.create_task(owners_away(subject, 8))
+    await shown(subject, "indicative")
+    lag = await lag_of_prices(subject)
+    refused, _ = await attempt(subject, quote, headers)
+    figures = await away
+    print(figures)
+    status = 0
+    while status not in {201, 409}:
+        status, booking = await attempt(subject, quote, headers)
+
+    assert not figures.searches.failures
+    assert lag > 5
+    assert refused in {503, 504}
+    assert booking["status"] == "confirmed"
+
+
+async def lag_of_prices(subject: Subject) -> float:
+    """How old a search says that its prices are, in seconds."""
+    url = f"{subject.settings.gateway_url}/v1/itineraries"
+    async with subject.http.get(url, params=query_of(some_searches()[0])) as answer:
+        return float(answer.headers["Freshness"].partition("pricing;lag=")[2])
 
 
 async def test_a_booking_survives_the_death_of_its_instance(

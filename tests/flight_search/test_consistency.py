@@ -32,9 +32,16 @@ KEPT = frozenset(KEYS[:40])
 """Flights of which nothing is said while pages are turned."""
 
 
-async def seats(system: System, *positions: pb.SourcePosition, within: float = 5) -> list[int]:
+async def seats(
+    system: System,
+    *positions: pb.SourcePosition,
+    preferred: Sequence[pb.SourcePosition] = (),
+    within: float = 5,
+) -> list[int]:
     """The seats of each flight that is found by an answer that has got so far."""
-    request = pb.SearchItinerariesRequest(query=asking(), min_positions=positions)
+    request = pb.SearchItinerariesRequest(
+        query=asking(), min_positions=positions, preferred_positions=preferred
+    )
     answer = await system.stub.SearchItineraries(request, timeout=within)
     return [i.segments[0].seats_available for i in answer.itineraries]
 
@@ -73,6 +80,30 @@ async def test_a_write_that_does_not_arrive_ends_at_the_deadline(tmp_path: Path)
             await seats(system, at_least("schedule", 999), within=0.2)
 
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_a_position_that_is_preferred_is_waited_for(tmp_path: Path) -> None:
+    """As one that is needed, where it comes in a moment."""
+    async with running_search(tmp_path / "search.db") as system:
+        await begin(system)
+        waiting = asyncio.create_task(seats(system, preferred=[at_least("schedule", 1)]))
+        meanwhile = await seats(system)
+        early = waiting.done()
+        system.schedule.events([flight_event("a", seats=2, version=2)], 1)
+        answer = await waiting
+
+    assert (meanwhile, early, answer) == ([9], False, [2])
+
+
+async def test_a_position_that_is_preferred_and_does_not_come_is_done_without(
+    tmp_path: Path,
+) -> None:
+    """An instance that is cut off, or in a snapshot, answers after a moment with what it has."""
+    async with running_search(tmp_path / "search.db") as system:
+        await begin(system)
+        found = await seats(system, preferred=[at_least("schedule", 999)])
+
+    assert found == [9]
 
 
 @pytest.mark.parametrize(

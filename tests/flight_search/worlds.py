@@ -146,6 +146,9 @@ class Owners:
     async def reach(self, at_least: Sequence[Position]) -> None:
         """There is nothing to wait for."""
 
+    async def approach(self, preferred: Sequence[Position]) -> None:
+        """Nor here."""
+
 
 def searching(model: ReadModel, now: datetime) -> ItinerarySearch:
     """The use cases, at an instant."""

@@ -194,6 +194,18 @@ def test_nothing_is_used_again_while_a_source_is_silent(source: str) -> None:
     assert world.give()
 
 
+def test_an_answer_that_does_not_say_where_it_flies_is_not_kept() -> None:
+    """As those of a search of an earlier release; the next one must have read everything, too."""
+    world = World()
+    said = response(12, 12)
+    del said.origins[:]
+
+    world.answers.needed(QUESTION)
+    assert not world.answers.given(QUESTION, said, b"{}", '"etag"')
+    assert world.answers.find(QUESTION) is Miss.ABSENT
+    assert world.needed() == {SCHEDULE: (ONE, 12), PRICING: (ONE, 12)}
+
+
 def test_indicative_prices_are_not_kept() -> None:
     """Search does not hear of changes then, and would not say so later."""
     assert not World().give(basis=pb.PRICE_BASIS_INDICATIVE)

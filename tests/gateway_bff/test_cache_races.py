@@ -152,7 +152,7 @@ class Instance:
                 max_stops=question.max_stops,
             ),
             page_size=question.page_size,
-            min_positions=needed,
+            preferred_positions=needed,
         )
         context: Any = None
         return await self._servicer.SearchItineraries(request, context)
@@ -168,8 +168,12 @@ class Instance:
         return PriceBasis.LIVE
 
     async def reach(self, at_least: Sequence[Position]) -> None:
+        """Nobody asks for that here."""
+        assert not at_least
+
+    async def approach(self, preferred: Sequence[Position]) -> None:
         """Read on."""
-        for each in at_least:
+        for each in preferred:
             self.follow(each.source, each.seq)
 
     def _stand(self, source: str) -> None:

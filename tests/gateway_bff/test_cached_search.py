@@ -125,7 +125,9 @@ async def test_a_change_is_seen_by_the_next_search(live: LiveGateway) -> None:
     assert b'"seats_available":5' in changed.body
     assert again == changed._replace(headers=again.headers)
     assert (changed.cache, again.cache) == ("gateway-bff; fwd=miss; stored", "gateway-bff; hit")
-    needed = {p.source: p.cursor.seq for p in live.gateway.fakes.search.requests[1].min_positions}
+    needed = {
+        p.source: p.cursor.seq for p in live.gateway.fakes.search.requests[1].preferred_positions
+    }
     assert needed[SCHEDULE] == live.schedule.seq
 
 

@@ -341,6 +341,7 @@ class SearchItinerariesRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     MIN_POSITIONS_FIELD_NUMBER: _builtins.int
+    PREFERRED_POSITIONS_FIELD_NUMBER: _builtins.int
     sort_order: Global___SortOrder.ValueType
     """How to sort."""
     page_size: _builtins.int
@@ -359,6 +360,12 @@ class SearchItinerariesRequest(_message.Message):
         Epochs it does not know are ignored.
         """
 
+    @_builtins.property
+    def preferred_positions(self) -> _containers.RepeatedCompositeFieldContainer[Global___SourcePosition]:
+        """Positions that the answer should have reached: the server waits for them for half a second at
+        most, then it answers as it is. The positions of the response tell.
+        """
+
     def __init__(
         self,
         *,
@@ -367,10 +374,11 @@ class SearchItinerariesRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         min_positions: _abc.Iterable[Global___SourcePosition] | None = ...,
+        preferred_positions: _abc.Iterable[Global___SourcePosition] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["query", b"query"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["min_positions", b"min_positions", "page_size", b"page_size", "page_token", b"page_token", "query", b"query", "sort_order", b"sort_order"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["min_positions", b"min_positions", "page_size", b"page_size", "page_token", b"page_token", "preferred_positions", b"preferred_positions", "query", b"query", "sort_order", b"sort_order"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
