@@ -25,7 +25,7 @@ CUSTOMERS: Final = 8
 ENDED: Final = 300 if LONG else 10  # sessions
 CRASHES: Final = 20 if LONG else 1
 BETWEEN: Final = 5  # bookings that are acknowledged between two faults
-GIVEN_BACK: Final = 0.7  # of the bookings, so that there are seats for the next ones
+GIVEN_BACK: Final = 0.9  # of the bookings, so that there are seats for the next ones
 USABLE_WITHIN: Final = 5.0  # seconds after the server accepts connections again
 
 
