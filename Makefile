@@ -84,6 +84,7 @@ bench: $(DEV) ## Run the benchmarks: both sides of each ratio in one run
 	$(BIN)/python -m bench.bookings
 	$(BIN)/python -m bench.search --flights 100000 --seconds 20
 	$(BIN)/python -m bench.pricing --flights 20000 --seconds 10
+	$(BIN)/python -m bench.live --clients 1000 --changes 20
 
 lock: $(DEV) ## Renew the lock files (needs uv on PATH)
 	uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
