@@ -13,10 +13,9 @@ import argparse
 import asyncio
 import os
 import resource
-import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -30,6 +29,7 @@ from sqlalchemy import Connection as SqlConnection
 from sqlalchemy import MetaData
 
 from bench.overhead import Child
+from bench.steady import times
 from consulmesh import wellknown
 from consulmesh.testing import StaticMesh, running
 from consulmesh.users import LocalIssuer, TokenVerifier
@@ -235,13 +235,6 @@ def allow_many_files() -> None:
     """Raise the limit of open files as far as it goes."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def times(name: str, seconds: Sequence[float]) -> str:
-    """p50, p99 and the longest, in ms."""
-    cuts = statistics.quantiles(seconds, n=100, method="inclusive")
-    p50, p99, longest = (each * MILLI for each in (cuts[49], cuts[98], max(seconds)))
-    return f"{name} p50 {p50:.1f} p99 {p99:.1f} max {longest:.1f} ms"
 
 
 async def measure(gateway: Child, owner: Child, clients: int, changes: int) -> None:

@@ -30,7 +30,8 @@ import grpc
 from bench.durable import ENGINES
 from bench.overhead import Child
 from bench.pricing_services import State, run_pricing, run_schedule
-from bench.search import MEBI, MILLI, run_search, times
+from bench.search import MEBI, MILLI, run_search
+from bench.steady import times
 from consulmesh import logs
 from consulmesh.wellknown import date_message, money
 from flights.pricing.v1 import pricing_pb2 as pb

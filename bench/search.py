@@ -18,7 +18,6 @@ import argparse
 import asyncio
 import os
 import random
-import statistics
 import tempfile
 import time
 from collections import Counter
@@ -36,6 +35,7 @@ import psutil
 import flight_search.__main__
 from bench.overhead import Child
 from bench.search_owners import EPOCH, run_owners
+from bench.steady import times
 from consulmesh import MeshConfig
 from consulmesh.garbage import collected_rarely
 from consulmesh.testing import StaticMesh
@@ -230,15 +230,6 @@ async def propagation(stub: SearchServiceStub, market: Market, owners: Child) ->
         else:
             answers.whole.append(time.monotonic() - at)
     return answers
-
-
-def times(name: str, seconds: Sequence[float]) -> str:
-    """p50, p99 and the longest, in ms."""
-    if len(seconds) < 2:
-        return f"{name} {len(seconds)} only"
-    cuts = statistics.quantiles(seconds, n=100, method="inclusive")
-    p50, p99, longest = (each * MILLI for each in (cuts[49], cuts[98], max(seconds)))
-    return f"{name} p50 {p50:.2f} p99 {p99:.2f} max {longest:.2f} ms"
 
 
 @contextmanager

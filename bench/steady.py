@@ -5,6 +5,7 @@ Open loop: a call starts when it is due, however slow the ones before are.
 
 import asyncio
 import math
+import statistics
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -52,6 +53,15 @@ def percentile(values: Sequence[float], share: float) -> float:
     """The smallest value that so large a share (0 to 1) of the values does not exceed."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else math.nan
+
+
+def times(name: str, seconds: Sequence[float]) -> str:
+    """p50, p99 and the longest, in ms."""
+    if len(seconds) < 2:
+        return f"{name} {len(seconds)} only"
+    cuts = statistics.quantiles(seconds, n=100, method="inclusive")
+    p50, p99, longest = (each * 1000 for each in (cuts[49], cuts[98], max(seconds)))
+    return f"{name} p50 {p50:.2f} p99 {p99:.2f} max {longest:.2f} ms"
 
 
 def some_searches() -> list[oracle.Asked]:
