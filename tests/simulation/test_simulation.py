@@ -21,8 +21,6 @@ pytestmark = pytest.mark.timeout(7200 if LONG else 240)
 SEEDS = 1_000 if LONG else 20
 SEEDS_TO_FIND = 100 if LONG else 20
 """Within so many seeds every planted bug is found."""
-RARE = {"position-first", "no-tombstone"}
-"""Bugs that need more than one thing to go wrong at a time: they are planted in the long run."""
 MISHAPS = ("kill", "kill at a unit", "kill a service", "power failure", "freeze", "clock")
 ROOT = Path(__file__).parents[2]
 
@@ -48,7 +46,7 @@ def test_no_seed_breaks_a_promise() -> None:
     assert not broken, "\n\n".join(broken)
 
 
-@pytest.mark.parametrize("name", [name for name in MUTANTS if LONG or name not in RARE])
+@pytest.mark.parametrize("name", MUTANTS)
 def test_planted_bugs_are_found(name: str) -> None:
     """A rule that is not kept is noticed: else that nothing is found would mean nothing."""
     reports = simulate_all(range(1, SEEDS_TO_FIND + 1), mutant=name)
