@@ -252,9 +252,9 @@ async def visible(search: SearchServiceStub, origin: str, destination: str, curs
 
 def evenness(bench: Bench) -> None:
     """How many flights are due in each minute of the next day."""
-    spread: Counter[object] = bench.pricing.ask("spread")
-    first = min(spread)  # type: ignore[type-var]
-    next_day = [spread[first + n * timedelta(minutes=1)] for n in range(24 * 60)]  # type: ignore[operator]
+    spread: Counter[datetime] = bench.pricing.ask("spread")
+    first = min(spread)
+    next_day = [spread[first + n * timedelta(minutes=1)] for n in range(24 * 60)]
     next_day.sort()
     whole = sum(next_day)
     print(

@@ -125,7 +125,7 @@ class Answers:
         return {source: self._lags[source]() for source in SOURCES}
 
     def needed(self, question: Question) -> list[SourcePosition]:
-        """What the next answer must have read, not to be older than the streams or an earlier one.
+        """What the next answer should have read, not to be older than the streams or earlier ones.
 
         The question is known from here on.
         """
