@@ -56,6 +56,13 @@ def assignment(name: str, region: str, instances: Sequence[Instance], warn: Warn
     )
 
 
+def addresses(assignment: Any) -> set[tuple[str, int]]:
+    """Return the addresses and ports of an assignment."""
+    members = (entry for locality in assignment.endpoints for entry in locality.lb_endpoints)
+    sockets = (entry.endpoint.address.socket_address for entry in members)
+    return {(socket.address, socket.port_value) for socket in sockets}
+
+
 def _usable(instances: Sequence[Instance], warn: Warn) -> Mapping[tuple[str, int], Instance]:
     usable: dict[tuple[str, int], Instance] = {}
     for instance in sorted(instances, key=lambda instance: instance.id):

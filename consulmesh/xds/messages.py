@@ -42,6 +42,7 @@ ClusterLoadAssignment = _endpoint.ClusterLoadAssignment
 ConfigSource = _config_source.ConfigSource
 DiscoveryRequest = _discovery.DiscoveryRequest
 DiscoveryResponse = _discovery.DiscoveryResponse
+HeaderMatcher = _route_components.HeaderMatcher
 HealthStatus = _health_check.HealthStatus
 HttpConnectionManager = _manager.HttpConnectionManager
 HttpFilter = _manager.HttpFilter

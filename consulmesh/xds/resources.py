@@ -2,19 +2,19 @@
 
 A compiled discovery chain is a graph: a router's routes lead to splitters or resolvers, splits
 lead to resolvers, a resolver has a target, and targets have instances. The mapping walks it from
-`StartNode`; what it meets and does not map becomes a warning, so that no policy is lost silently.
+`StartNode`, and each target that calls are sent to becomes a cluster; what it meets and does not
+map becomes a warning, so that no policy is lost silently.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, Final
 
 from google.protobuf import any_pb2
 
 from consulmesh.catalog import Upstream
-from consulmesh.xds import endpoints, routes
-from consulmesh.xds.chain import Json, MethodPolicy, RequestTimeout, Warn, duration
+from consulmesh.xds import endpoints
+from consulmesh.xds.chain import RequestTimeout, Warn
 from consulmesh.xds.messages import (
     HttpConnectionManager,
     HttpFilter,
@@ -25,11 +25,8 @@ from consulmesh.xds.messages import (
     VirtualHost,
     pack,
 )
+from consulmesh.xds.walk import Walk
 
-_BALANCERS: Final = {"", "round_robin"}
-_MAPPED: Final = {"Target", "Default", "ConnectTimeout", "RequestTimeout"}
-_CONNECT_TIMEOUTS: Final = {timedelta(), timedelta(seconds=5)}  # unset, Consul's default
-_PLACE: Final = ("Namespace", "Partition", "Datacenter", "Peer")
 _SELECTORS: Final = {"Name", "Namespace", "Partition", "Peer"}
 
 
@@ -58,24 +55,25 @@ def resources(upstream: Upstream) -> Resources:
     """Return the resources of an upstream: a listener with its routes, its clusters, endpoints."""
     warnings: list[str] = []
     warn = warnings.append
-    chain = upstream.chain
-    policy = MethodPolicy.of(chain.get("ServiceMeta") or {}, warn)
-    node = _resolver(chain["Nodes"], chain["StartNode"], warn)
-    target = node["Resolver"]["Target"]
-    cluster = _cluster_name(upstream, target)
-    table = routes.routes(routes.every_call(), routes.to_cluster(cluster), policy.retryable)
-    instances = upstream.instances_by_target.get(target, ())
-    assignment = endpoints.assignment(cluster, target, instances, warn)
+    walk = Walk(upstream, warn)
+    table = list(walk.routes(upstream.chain["StartNode"]))
+    assignments = {
+        cluster: endpoints.assignment(
+            cluster, target, upstream.instances_by_target.get(target, ()), warn
+        )
+        for cluster, target in walk.clusters.items()
+    }
     _warn_of_caller(upstream, warn)
+    clusters = {name: pack(endpoints.cluster(name)) for name in assignments}
     return Resources(
         by_type={
-            ResourceType.CLUSTER: {cluster: pack(endpoints.cluster(cluster))},
-            ResourceType.ENDPOINTS: {cluster: pack(assignment)},
+            ResourceType.CLUSTER: clusters,
+            ResourceType.ENDPOINTS: {name: pack(each) for name, each in assignments.items()},
             ResourceType.LISTENER: {upstream.name: pack(_listener(upstream.name, table))},
         },
-        timeouts=(*policy.timeouts, *_timeout(node)),
-        warnings=tuple(warnings),
-        endpoint_count=sum(len(locality.lb_endpoints) for locality in assignment.endpoints),
+        timeouts=tuple(walk.timeouts),
+        warnings=tuple(dict.fromkeys(warnings)),
+        endpoint_count=len(set().union(*map(endpoints.addresses, assignments.values()))),
     )
 
 
@@ -91,46 +89,6 @@ def nowhere(name: str) -> Resources:
     return resources(Upstream(name=name, chain=chain, instances_by_target={}, defaults={}))
 
 
-def _cluster_name(upstream: Upstream, target: str) -> str:
-    """Return a name that is unique to the upstream: its own for the service itself.
-
-    So the cluster of a service is the same whether Consul knows it yet or not, which matters: a
-    call that waits for its connection waits for the cluster that it was routed to first.
-    """
-    chain, about = upstream.chain, upstream.chain["Targets"][target]
-    itself = about["Service"] == chain["ServiceName"] and not about.get("ServiceSubset")
-    nearby = all(about.get(key) == chain.get(key) for key in _PLACE)
-    return upstream.name if itself and nearby else f"{upstream.name}/{target}"
-
-
-def _resolver(nodes: Json, node_id: str, warn: Warn) -> Json:
-    """Follow the graph from a node to the resolver where (most of) the calls end."""
-    node: Json = nodes[node_id]
-    _warn_of_balancer(node, warn)
-    if node["Type"] == "router":
-        *ahead, last = node["Routes"]
-        for route in ahead:
-            warn(f"{node_id}: route {_match(route)} is not applied")
-        return _resolver(nodes, last["NextNode"], warn)
-    if node["Type"] == "splitter":
-        heaviest = max(node["Splits"], key=lambda split: split.get("Weight", 0))
-        if len(node["Splits"]) > 1:
-            warn(f"{node_id}: not applied, all calls go to {heaviest['NextNode']}")
-        return _resolver(nodes, heaviest["NextNode"], warn)
-    _warn_of_resolver(node_id, node["Resolver"], warn)
-    return node
-
-
-def _match(route: Json) -> str:
-    http = ((route.get("Definition") or {}).get("Match") or {}).get("HTTP") or {}
-    return ", ".join(f"{key}={value}" for key, value in http.items()) or "of every call"
-
-
-def _timeout(node: Json) -> Iterator[RequestTimeout]:
-    if span := duration(node["Resolver"].get("RequestTimeout")):
-        yield RequestTimeout(prefix="/", exact=False, timeout=span)
-
-
 def _listener(name: str, table: Iterable[Any]) -> Any:
     """Return a listener with its routes inside it (gRFC A71 recommends it: a round trip less)."""
     manager = HttpConnectionManager(
@@ -141,20 +99,6 @@ def _listener(name: str, table: Iterable[Any]) -> Any:
         http_filters=[HttpFilter(name="router", typed_config=pack(Router()))],
     )
     return Listener(name=name, api_listener={"api_listener": pack(manager)})
-
-
-def _warn_of_balancer(node: Json, warn: Warn) -> None:
-    policy = (node.get("LoadBalancer") or {}).get("Policy", "")
-    if policy not in _BALANCERS:
-        warn(f"{node['Name']}: load balancer {policy} is not applied, round_robin is")
-
-
-def _warn_of_resolver(node_id: str, resolver: Json, warn: Warn) -> None:
-    for key in sorted(resolver.keys() - _MAPPED):
-        if resolver[key]:
-            warn(f"{node_id}: {key} is not applied")
-    if duration(resolver.get("ConnectTimeout")) not in _CONNECT_TIMEOUTS:
-        warn(f"{node_id}: ConnectTimeout is unknown to gRPC core")
 
 
 def _warn_of_caller(upstream: Upstream, warn: Warn) -> None:

@@ -1,9 +1,11 @@
 """Routes: which call goes to which cluster, and which may be tried again (gRFC A28, A44)."""
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
+from consulmesh.xds.chain import Json, Warn
 from consulmesh.xds.messages import RetryPolicy, Route, RouteAction, RouteMatch
 
 NO_RETRY_HEADER: Final = "mesh-no-retry"
@@ -14,6 +16,15 @@ RETRY_ON: Final = "unavailable,cancelled"
 """UNAVAILABLE (AIP-194), and CANCELLED: the answer of a server that stops to a call that reaches it
 in that moment. A client's own cancellation ends all attempts and is never retried."""
 
+_CONDITIONS: Final = {
+    "cancelled",
+    "deadline-exceeded",
+    "internal",
+    "resource-exhausted",
+    "unavailable",
+}
+_UNAVAILABLE: Final = {429, 502, 503, 504}
+"""The HTTP status codes that gRPC takes for UNAVAILABLE (its http-grpc-status-mapping)."""
 _BACK_OFF: Final = {
     "base_interval": timedelta(milliseconds=25),
     "max_interval": timedelta(milliseconds=250),
@@ -21,14 +32,36 @@ _BACK_OFF: Final = {
 _ANY_VALUE: Final = {"name": NO_RETRY_HEADER, "present_match": True}
 
 
-def every_call() -> Any:
-    """Return the match of all methods."""
-    return RouteMatch(prefix="")
+def to_clusters(weights: Mapping[str, int]) -> Any:
+    """Return the action that sends each call once, to clusters by their weights."""
+    if len(weights) == 1:
+        return RouteAction(cluster=next(iter(weights)))
+    clusters = [{"name": name, "weight": {"value": share}} for name, share in weights.items()]
+    return RouteAction(weighted_clusters={"clusters": clusters})
 
 
-def to_cluster(name: str) -> Any:
-    """Return the action that sends a call to one cluster, once."""
-    return RouteAction(cluster=name)
+def retry_policy(destination: Json, warn: Warn) -> Any:
+    """Return the retries of a service-router's `Destination`, None where it asks for none.
+
+    As with Consul's sidecars, a number of retries does nothing without a condition.
+    """
+    wanted = [str(condition) for condition in destination.get("RetryOn") or ()]
+    codes = set(destination.get("RetryOnStatusCodes") or ())
+    if destination.get("RetryOnConnectFailure") or codes & _UNAVAILABLE:
+        wanted.append("unavailable")
+    for condition in (*wanted, *sorted(codes - _UNAVAILABLE)):
+        if condition not in _CONDITIONS:
+            warn(f"retry on {condition} is nothing that gRPC core does")
+    conditions = sorted(_CONDITIONS.intersection(wanted))
+    if not conditions:
+        if destination.get("NumRetries"):
+            warn("NumRetries has no effect without a condition to retry on")
+        return None
+    return RetryPolicy(
+        retry_on=",".join(conditions),
+        num_retries={"value": destination.get("NumRetries") or 1},
+        retry_back_off=_BACK_OFF,
+    )
 
 
 def routes(match: Any, action: Any, retryable: Sequence[str]) -> Iterator[Any]:
@@ -50,9 +83,13 @@ def routes(match: Any, action: Any, retryable: Sequence[str]) -> Iterator[Any]:
 
 
 def _reaches(match: Any, method: str) -> bool:
-    if match.WhichOneof("path_specifier") == "path":
-        return bool(match.path == method)
-    return method.startswith(match.prefix)
+    kind = match.WhichOneof("path_specifier")
+    if kind == "safe_regex":
+        return re.fullmatch(match.safe_regex.regex, method) is not None
+    path: str = getattr(match, kind)
+    if match.HasField("case_sensitive"):
+        path, method = path.lower(), method.lower()
+    return method == path if kind == "path" else method.startswith(path)
 
 
 def _with_header(match: Any) -> Any:
@@ -64,6 +101,7 @@ def _with_header(match: Any) -> Any:
 def _narrowed(match: Any, method: str) -> Any:
     narrowed = RouteMatch()
     narrowed.CopyFrom(match)
+    narrowed.ClearField("case_sensitive")
     narrowed.path = method
     return narrowed
 

@@ -14,12 +14,24 @@ from consulmesh.xds.chain import duration
 from consulmesh.xds.messages import (
     Cluster,
     ClusterLoadAssignment,
-    HttpConnectionManager,
     Listener,
     ResourceType,
 )
 from consulmesh.xds.resources import Resources, nowhere, resources
-from tests.consulmesh.xds_world import SERVICE, TARGET, chain, instance, until, upstream, world
+from tests.consulmesh.xds_world import (
+    RESOLVER,
+    SERVICE,
+    TARGET,
+    chain,
+    instance,
+    route,
+    route_table,
+    router,
+    splitter,
+    until,
+    upstream,
+    world,
+)
 
 CLASSES: dict[ResourceType, Any] = {
     ResourceType.LISTENER: Listener,
@@ -27,7 +39,6 @@ CLASSES: dict[ResourceType, Any] = {
     ResourceType.ENDPOINTS: ClusterLoadAssignment,
 }
 META = {"grpc-service": SERVICE, "retryable-methods": "Get, List"}
-NODE = f"resolver:{TARGET}"
 
 
 def only(result: Resources, type_: ResourceType) -> Any:
@@ -36,14 +47,6 @@ def only(result: Resources, type_: ResourceType) -> Any:
     message = CLASSES[type_]()
     packed.Unpack(message)
     return message
-
-
-def routes(result: Resources) -> list[Any]:
-    """Return the routes inside the listener."""
-    manager: Any = HttpConnectionManager()
-    only(result, ResourceType.LISTENER).api_listener.api_listener.Unpack(manager)
-    (host,) = manager.route_config.virtual_hosts
-    return list(host.routes)
 
 
 def localities(result: Resources) -> list[tuple[int, list[tuple[str, int]]]]:
@@ -64,8 +67,8 @@ def localities(result: Resources) -> list[tuple[int, list[tuple[str, int]]]]:
 
 def with_resolver(**changes: Any) -> dict[str, Any]:
     """Return the nodes of a chain whose resolver has something to it."""
-    node = chain()["Nodes"][NODE]
-    return {NODE: node | {"Resolver": node["Resolver"] | changes}}
+    node = chain()["Nodes"][RESOLVER]
+    return {RESOLVER: node | {"Resolver": node["Resolver"] | changes}}
 
 
 def test_a_plain_service_is_one_route_to_one_cluster() -> None:
@@ -77,7 +80,7 @@ def test_a_plain_service_is_one_route_to_one_cluster() -> None:
         "CLUSTER": {"echo"},
         "ENDPOINTS": {"echo"},
     }
-    assert [MessageToDict(route) for route in routes(result)] == [
+    assert [MessageToDict(route) for route in route_table(result)] == [
         {"match": {"prefix": ""}, "route": {"cluster": "echo"}}
     ]
     assert MessageToDict(only(result, ResourceType.CLUSTER)) == {
@@ -102,7 +105,7 @@ def test_retryable_methods_get_a_route_each_behind_the_no_retry_header() -> None
         "retryBackOff": {"baseInterval": "0.025s", "maxInterval": "0.250s"},
     }
 
-    assert [MessageToDict(route) for route in routes(result)] == [
+    assert [MessageToDict(route) for route in route_table(result)] == [
         {
             "match": {
                 "prefix": "",
@@ -218,48 +221,79 @@ def test_what_is_no_duration_is_refused(written: str) -> None:
         duration(written)
 
 
-def router(*routes: dict[str, Any], next_node: str = NODE) -> dict[str, Any]:
-    """Return the parts of a chain that starts with a router."""
-    last = {"Definition": {"Match": {"HTTP": {"PathPrefix": "/"}}}, "NextNode": next_node}
-    node = {"Type": "router", "Name": "echo", "Routes": [*routes, last]}
-    return {"StartNode": "router:echo", "Nodes": {**chain()["Nodes"], "router:echo": node}}
-
-
 @pytest.mark.parametrize(
     ("changes", "defaults", "warning"),
     [
         (
-            router({"Definition": {"Match": {"HTTP": {"PathExact": "/a"}}}, "NextNode": NODE}),
+            router(route({"QueryParam": [{"Name": "q", "Present": True}]})),
             {},
-            "router:echo: route PathExact=/a is not applied",
+            (
+                "router:echo: route QueryParam=[{'Name': 'q', 'Present': True}] is not applied: "
+                "QueryParam is nothing that a gRPC call has"
+            ),
         ),
         (
-            {
-                "StartNode": "splitter:echo",
-                "Nodes": {
-                    **chain()["Nodes"],
-                    "splitter:echo": {
-                        "Type": "splitter",
-                        "Name": "echo",
-                        "Splits": [{"NextNode": "resolver:x"}, {"Weight": 100, "NextNode": NODE}],
-                    },
-                },
-            },
+            router(route({"Methods": ["GET"]})),
             {},
-            f"splitter:echo: not applied, all calls go to {NODE}",
+            "router:echo: route Methods=['GET'] is not applied: gRPC calls are all POST",
+        ),
+        (
+            router(route({"PathRegex": "/(?=a)b"})),
+            {},
+            (
+                "router:echo: route PathRegex=/(?=a)b is not applied: "
+                "'/(?=a)b' may mean something else to RE2"
+            ),
+        ),
+        (
+            router(route({"PathExact": "/a/B"}, PrefixRewrite="/c")),
+            {},
+            "router:echo: route PathExact=/a/B: PrefixRewrite is not applied",
+        ),
+        (
+            router(route({"Header": [{"Name": "a", "Present": True}]}, RequestTimeout="1s")),
+            {},
+            (
+                "router:echo: route Header=[{'Name': 'a', 'Present': True}]: "
+                "RequestTimeout is applied to plain paths only"
+            ),
+        ),
+        (
+            router(route({"PathExact": "/a/B"}, NumRetries=2)),
+            {},
+            (
+                "router:echo: route PathExact=/a/B: "
+                "NumRetries has no effect without a condition to retry on"
+            ),
+        ),
+        (
+            router(route({"PathExact": "/a/B"}, RetryOn=["5xx", "internal"])),
+            {},
+            "router:echo: route PathExact=/a/B: retry on 5xx is nothing that gRPC core does",
+        ),
+        (
+            splitter(
+                {"Weight": 100, "NextNode": RESOLVER, "Definition": {"RequestHeaders": {"Add": {}}}}
+            ),
+            {},
+            "splitter:echo: RequestHeaders is not applied",
         ),
         (
             {"Nodes": with_resolver(Failover={"Targets": ["x"]})},
             {},
-            f"{NODE}: Failover is not applied",
+            f"{RESOLVER}: Failover is not applied",
         ),
         (
             {"Nodes": with_resolver(ConnectTimeout="2s")},
             {},
-            f"{NODE}: ConnectTimeout is unknown to gRPC core",
+            f"{RESOLVER}: ConnectTimeout is unknown to gRPC core",
         ),
         (
-            {"Nodes": {NODE: chain()["Nodes"][NODE] | {"LoadBalancer": {"Policy": "maglev"}}}},
+            {
+                "Nodes": {
+                    RESOLVER: chain()["Nodes"][RESOLVER] | {"LoadBalancer": {"Policy": "maglev"}}
+                }
+            },
             {},
             f"{TARGET}: load balancer maglev is not applied, round_robin is",
         ),
@@ -274,7 +308,10 @@ def router(*routes: dict[str, Any], next_node: str = NODE) -> dict[str, Any]:
             "Meta names methods but no grpc-service: no retries, no timeouts from it",
         ),
     ],
-    ids=["route", "split", "failover", "connect timeout", "balancer", "caller", "meta"],
+    ids=[
+        *("query", "method", "regex", "rewrite", "timeout", "retries", "retry on", "split headers"),
+        *("failover", "connect timeout", "balancer", "caller", "meta"),
+    ],
 )
 def test_policy_without_effect_is_told(
     changes: dict[str, Any], defaults: dict[str, Any], warning: str

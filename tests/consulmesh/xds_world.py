@@ -13,11 +13,18 @@ from consulmesh.catalog import Upstream
 from consulmesh.instances import Instance, Status
 from consulmesh.xds.bootstrap import bootstrap, channel_options
 from consulmesh.xds.directory import Directory
-from consulmesh.xds.messages import add_AggregatedDiscoveryServiceServicer_to_server
+from consulmesh.xds.messages import (
+    HttpConnectionManager,
+    Listener,
+    ResourceType,
+    add_AggregatedDiscoveryServiceServicer_to_server,
+)
+from consulmesh.xds.resources import Resources
 from consulmesh.xds.servicer import AdsServicer
 
 SERVICE = "test.v1.EchoService"
 TARGET = "echo.default.default.dc1"
+RESOLVER = f"resolver:{TARGET}"
 LOOPBACK = "127.0.0.1"
 
 Behaviour = Callable[[grpc.aio.ServicerContext[bytes, bytes], int], Awaitable[None]]
@@ -101,6 +108,57 @@ def upstream(instances: Iterable[Instance] = (), **changes: Any) -> Upstream:
         instances_by_target={TARGET: tuple(instances)},
         defaults={},
     )
+
+
+def route(http: dict[str, Any], next_node: str = RESOLVER, **destination: Any) -> dict[str, Any]:
+    """Return a route of a router: calls that match go to a node."""
+    definition = {"Match": {"HTTP": http}, "Destination": destination}
+    return {"Definition": definition, "NextNode": next_node}
+
+
+def router(*routes: dict[str, Any], next_node: str = RESOLVER) -> dict[str, Any]:
+    """Return the parts of a chain that starts with a router; other calls go to a node."""
+    last = route({"PathPrefix": "/"}, next_node)
+    node = {"Type": "router", "Name": "echo", "Routes": [*routes, last]}
+    return {"StartNode": "router:echo", "Nodes": {**chain()["Nodes"], "router:echo": node}}
+
+
+def splitter(*splits: dict[str, Any]) -> dict[str, Any]:
+    """Return the parts of a chain that starts with a splitter."""
+    node = {"Type": "splitter", "Name": "echo", "Splits": list(splits)}
+    return {"StartNode": "splitter:echo", "Nodes": {**chain()["Nodes"], "splitter:echo": node}}
+
+
+def with_subsets(parts: dict[str, Any], **ports: int) -> Upstream:
+    """Return the upstream `echo` with a resolver `resolver:NAME` of each subset's one instance."""
+    targets = {name: f"{name}.{TARGET}" for name in ports}
+    itself = chain()["Targets"][TARGET]
+    resolvers = {
+        f"resolver:{name}": {"Type": "resolver", "Name": target, "Resolver": {"Target": target}}
+        for name, target in targets.items()
+    }
+    subsets = {target: itself | {"ServiceSubset": name} for name, target in targets.items()}
+    return Upstream(
+        name="echo",
+        chain=chain(
+            **parts | {"Nodes": parts["Nodes"] | resolvers},
+            Targets={TARGET: itself} | subsets,
+        ),
+        instances_by_target={TARGET: tuple(map(instance, ports.values()))}
+        | {targets[name]: (instance(port),) for name, port in ports.items()},
+        defaults={},
+    )
+
+
+def route_table(result: Resources) -> list[Any]:
+    """Return the routes inside the listener."""
+    (packed,) = result.by_type[ResourceType.LISTENER].values()
+    listener: Any = Listener()
+    packed.Unpack(listener)
+    manager: Any = HttpConnectionManager()
+    listener.api_listener.api_listener.Unpack(manager)
+    (host,) = manager.route_config.virtual_hosts
+    return list(host.routes)
 
 
 class HandCatalog:
