@@ -26,7 +26,7 @@ _LOOK: Final = 0.1
 _CANCEL: Final = 0.1
 _LARGEST_PARTY: Final = 3
 _SETTLES_WITHIN: Final = 60.0  # seconds until a booking that is pending must have been decided
-_POLL: Final = 0.25
+_POLL: Final = 1.0  # seconds: the Retry-After of a booking that is pending
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,6 +114,11 @@ class WholeSystem:
             None,
         )
 
+    async def settled(self, bookings: int) -> None:
+        """Wait until so many bookings were decided since the last `recount`."""
+        while self.tally.settled.total() < bookings:  # noqa: ASYNC110 - counted from outside
+            await asyncio.sleep(POLL)
+
     def kill_everything(self) -> int:
         """`kill -9` the supervisor and all that it started; returns how many processes."""
         self.recorder.nemesis("kill", victim="everything")
