@@ -23,8 +23,8 @@ OWN_POSTGRES := $(if $(DATABASE_URL),,$(filter postgres,$(DATABASE)))
 help: ## List the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
-up: $(if $(OWN_POSTGRES),$(DEV),$(RUNTIME)) ## Bring everything up in the background and say what runs (REPLICAS=2: so many instances of each service; DATABASE=postgres: DATABASE_URL or a server of its own)
-	@$(SYSTEM) up --replicas $(or $(REPLICAS),0) $(if $(DATABASE),--database $(DATABASE))
+up: $(if $(OWN_POSTGRES),$(DEV),$(RUNTIME)) ## Bring everything up in the background and say what runs (REPLICAS=2: so many instances of each service; SHARDS=2: search in so many parts, each with REPLICAS; DATABASE=postgres: DATABASE_URL or a server of its own)
+	@$(SYSTEM) up --replicas $(or $(REPLICAS),0) --shards $(or $(SHARDS),0) $(if $(DATABASE),--database $(DATABASE))
 
 ps: $(RUNTIME) ## Table of the instances, from Consul
 	@$(SYSTEM) ps

@@ -42,6 +42,7 @@ from consulmesh.testing import StaticMesh
 from consulmesh.testing.ports import free_port
 from consulmesh.wellknown import date_message
 from flight_search.airports import AirportDirectory
+from flight_search.domain import WHOLE, Shard
 from flight_search.read_model import ReadModel
 from flights.search.v1 import search_pb2 as pb
 from flights.search.v1.search_pb2_grpc import SearchServiceStub
@@ -63,7 +64,9 @@ MILLI: Final = 1e3
 MEBI: Final = 1 << 20
 
 
-async def run_search(parent: Connection, folder: str, schedule: str, pricing: str) -> None:
+async def run_search(
+    parent: Connection, folder: str, schedule: str, pricing: str, shard: Shard
+) -> None:
     """The search process: says its address once it serves, then what it has used and measured."""
     os.sched_setaffinity(0, {0})
     port = free_port()
@@ -73,9 +76,9 @@ async def run_search(parent: Connection, folder: str, schedule: str, pricing: st
     took: list[float] = []
     # what the process measures of itself is too coarse
     flight_search.__main__.MeasuredTimetable = timed(took)  # type: ignore[assignment,attr-defined]
-    with ReadModel(Path(folder) / "search.db", airports) as model:
+    with ReadModel(Path(folder) / "search.db", airports, shard) as model:
         async with StaticMesh("flight-search", targets, config=config) as mesh:
-            served = asyncio.create_task(flight_search.__main__.serve(mesh, model, airports))
+            served = asyncio.create_task(flight_search.__main__.serve(mesh, model, airports, shard))
             serving = asyncio.create_task(mesh.serving.wait())
             await asyncio.wait({served, serving}, return_when=asyncio.FIRST_COMPLETED)
             if not served.done():
@@ -114,9 +117,9 @@ def usage(took: Sequence[float]) -> dict[str, Any]:
 
 
 class Market:
-    """What is asked for: routes as often as they are flown, on any day of the window but today."""
+    """What is asked for: routes as often as they are flown, on any day of a shard but today."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, shard: Shard) -> None:
         self._draw = random.Random(1)
         today = datetime.now(HOME).date()
         ((_, flights),) = source_of(source, Airports.load())([today + timedelta(days=3)])
@@ -127,7 +130,7 @@ class Market:
             else (flight.origin, self._draw.choice(hubs))
             for flight in self._draw.sample(flights, min(ROUTES, len(flights)))
         ]
-        self._days = window(today, DAYS)[1:-1]
+        self._days = [day for day in window(today, DAYS)[1:-1] if shard.answers(day)]
 
     def query(self) -> pb.ItineraryQuery:
         """A question; half of them can only be answered by a connection, if at all."""
@@ -296,16 +299,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Search over very many flights.")
     parser.add_argument("--flights", type=int, default=1_000_000)
     parser.add_argument("--seconds", type=float, default=60.0, help="for each rate")
+    parser.add_argument("--shard", type=Shard.parse, default=WHOLE, help="0/2: one of two")
     given = parser.parse_args()
     source = f"synthetic flights={given.flights}"
     os.sched_setaffinity(0, {1})  # children inherit it; search moves to the other core
-    market = Market(source)
+    market = Market(source, given.shard)
     owners = Child(run_owners, source)
     address, flights = owners.said
     with tempfile.TemporaryDirectory(prefix="flightmesh-bench-") as folder:
         for what in ("first load", "restart"):
             began = time.monotonic()
-            search = Child(run_search, folder, address, address)
+            search = Child(run_search, folder, address, address, given.shard)
             seconds = time.monotonic() - began
             used = search.ask("usage")
             size = sum(file.stat().st_size for file in Path(folder).glob("search.db*"))

@@ -66,6 +66,9 @@ class World:
             prices_changed=pricing_pb2.FlightPrices(
                 flight_id=flight.flight_id,
                 version=self.versions[number],
+                origin=flight.origin,
+                destination=flight.destination,
+                departure_time=flight.departure_time,
                 prices=[
                     pricing_pb2.Price(
                         cabin=cabin.cabin,

@@ -4,6 +4,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import grpc
@@ -78,10 +79,15 @@ class Member(ABC):
         return self._jobs.start(coroutine, name=name)
 
     async def serve(
-        self, server: MeshServer, *, warm: Callable[[], Awaitable[None]] | None = None
+        self,
+        server: MeshServer,
+        *,
+        warm: Callable[[], Awaitable[None]] | None = None,
+        meta: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Bind, warm up, be listed, serve until draining, and leave without a failed call.
 
+        `meta` is listed beside the library's own, for the filters of subsets.
         Leaving: health says NOT_SERVING, the instance is listed no more, open-ended streams end as
         UNAVAILABLE, other calls have the grace to finish. A second signal exits at once. Raises
         RuntimeError when the port is taken.
@@ -94,7 +100,7 @@ class Member(ABC):
                 if warm:
                     await self._before_draining(warm())
                 if not self.draining.is_set():
-                    await self._serve_until_draining(server, port)
+                    await self._serve_until_draining(server, port, meta)
             finally:
                 await server.stop(self.config.drain_grace.total_seconds())
                 log.info("stopped", instance=self.instance_id)
@@ -111,13 +117,17 @@ class Member(ABC):
         """Return a new channel to an upstream."""
 
     @abstractmethod
-    def _listed(self, port: int, check: Check) -> AbstractAsyncContextManager[None]:
+    def _listed(
+        self, port: int, check: Check, meta: Mapping[str, str]
+    ) -> AbstractAsyncContextManager[None]:
         """Let others find this process for the block; at its end they know that it leaves."""
 
-    async def _serve_until_draining(self, server: MeshServer, port: int) -> None:
+    async def _serve_until_draining(
+        self, server: MeshServer, port: int, meta: Mapping[str, str]
+    ) -> None:
         await server.set_serving(serving=True)
         check = Check.grpc(server.proto_services[0], interval=self.config.check_interval)
-        async with self._listed(port, check):
+        async with self._listed(port, check, meta):
             log.info(
                 "serving",
                 instance=self.instance_id,

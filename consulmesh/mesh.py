@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any, Final, Self
@@ -88,7 +88,7 @@ class Mesh(Member):
         """
         self.address = self._reached_at(port)
         with drained_by_signals(self.draining):
-            async with self._listed(port, check):
+            async with self._listed(port, check, {}):
                 yield
 
     async def aclose(self) -> None:
@@ -138,14 +138,16 @@ class Mesh(Member):
         )
 
     @asynccontextmanager
-    async def _listed(self, port: int, check: Check) -> AsyncIterator[None]:
+    async def _listed(
+        self, port: int, check: Check, meta: Mapping[str, str]
+    ) -> AsyncIterator[None]:
         with collected_rarely():  # from here on it is warm
-            async with Announcement(self._consul, self._registration(port, check)):
+            async with Announcement(self._consul, self._registration(port, check, meta)):
                 yield
             await asyncio.sleep(WATCHERS_NOTICE_SECONDS)
 
-    def _registration(self, port: int, check: Check) -> Registration:
-        meta = {} if self.metrics_port is None else {"metrics_port": str(self.metrics_port)}
+    def _registration(self, port: int, check: Check, meta: Mapping[str, str]) -> Registration:
+        own = {} if self.metrics_port is None else {"metrics_port": str(self.metrics_port)}
         return Registration(
             service=self.service,
             id=self.instance_id,
@@ -154,7 +156,7 @@ class Mesh(Member):
             check=check,
             version=self.config.version,
             weight=self.config.weight,
-            meta=meta,
+            meta={**meta, **own},
         )
 
 

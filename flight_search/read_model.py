@@ -30,6 +30,7 @@ from flight_search.changes import (
 from flight_search.domain import (
     AFTER_ALL,
     BEFORE_ALL,
+    WHOLE,
     Cabin,
     Candidate,
     FlightVersion,
@@ -39,6 +40,7 @@ from flight_search.domain import (
     Place,
     Position,
     Segment,
+    Shard,
     SortOrder,
 )
 from flight_search.store import close_file, is_damage, open_file, remove_file
@@ -57,9 +59,9 @@ class DamagedFileError(Exception):
 class ReadModel:
     """The timetable that this process knows. Owns the file until it is closed."""
 
-    def __init__(self, path: Path, geography: Geography) -> None:
+    def __init__(self, path: Path, geography: Geography, shard: Shard = WHOLE) -> None:
         self._path = path
-        self._db = open_file(path)
+        self._db = open_file(path, f"shard {shard}")
         self._generations: dict[str, int] = {}
         self._positions: dict[str, Position] = {}
         for name, epoch, seq, generation in self._db.execute(sql.POSITIONS).fetchall():
@@ -151,10 +153,10 @@ class ReadModel:
             case PricesChanged():
                 db.execute(sql.PUT_PRICES, (*change, generation))
             case FlightRemoved():
-                if not db.execute(sql.IS_NEWER_FLIGHT, change).fetchone():
+                if db.execute(sql.KNOWS_FLIGHT, change).fetchone():
                     self._forget_flight(db, change.flight_id)
             case PricesRemoved():
-                if not db.execute(sql.ARE_NEWER_PRICES, change).fetchone():
+                if db.execute(sql.KNOWS_PRICES, change).fetchone():
                     self._forget_prices(db, change.flight_id)
 
     def _put_route(self, db: sqlite3.Connection, origin: str, destination: str) -> None:

@@ -17,6 +17,7 @@ from typing import Protocol
 from flight_search.domain import (
     AFTER_ALL,
     BEFORE_ALL,
+    WHOLE,
     Airport,
     Cabin,
     Candidate,
@@ -27,6 +28,7 @@ from flight_search.domain import (
     Place,
     Position,
     PriceBasis,
+    Shard,
     SortOrder,
     admit,
     admit_return,
@@ -136,9 +138,13 @@ class RoundTripPage(Fresh):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FareCalendar(Fresh):
-    """The lowest price of one passenger, by day; days on which nothing is sold are not there."""
+    """The lowest price of one passenger, by day; days on which nothing is sold are not there.
+
+    The `unreachable` days are other shards'.
+    """
 
     prices: Sequence[tuple[date, Decimal]]
+    unreachable: Sequence[date]
 
 
 class ItinerarySearch:
@@ -150,7 +156,9 @@ class ItinerarySearch:
         airports: Airports,
         sources: Sources,
         clock: Callable[[], datetime],
+        shard: Shard = WHOLE,
     ) -> None:
+        self._shard = shard
         self._timetable = timetable
         self._airports = airports
         self._sources = sources
@@ -169,9 +177,9 @@ class ItinerarySearch:
         """A page in the order asked for; `preferred` positions are only waited for a moment.
 
         With two stops it takes a turn for each few airports; the others are as of one instant.
-        Raises `InvalidQueryError` or `PositionNotReachedError`.
+        Raises `InvalidQueryError`, `OtherShardError` or `PositionNotReachedError`.
         """
-        journey = admit(query, self._airports, self._clock())
+        journey = self._admit(query)
         size = _size("page_size", page_size, DEFAULT_ITINERARIES, MOST_ITINERARIES)
         asked = question(query, order)
         after = page_start(token, asked)
@@ -196,10 +204,10 @@ class ItinerarySearch:
     ) -> AsyncGenerator[Found, None]:
         """Direct itineraries at once, then those with one stop and with two as they are found.
 
-        Raises `InvalidQueryError` or `PositionNotReachedError` before anything is found. Between
-        two batches the timetable may change; each batch is true when it is given out.
+        Raises as `page` does, before anything is found. Between two batches the timetable may
+        change; each batch is true when it is given out.
         """
-        journey = admit(query, self._airports, self._clock())
+        journey = self._admit(query)
         await self._sources.reach(at_least)
         yield Found(
             itineraries=self._all(journey, 0),
@@ -224,12 +232,14 @@ class ItinerarySearch:
     ) -> RoundTripPage:
         """A page of ways there and back, by what both are together.
 
-        Raises `InvalidQueryError` or `PositionNotReachedError`.
+        Raises as `page` does; both days must be the shard's.
         """
         now = self._clock()
-        outbound = admit(query, self._airports, now)
+        outbound = self._admit(query)
         inbound = admit_return(query, return_date, self._airports, now)
         _at_most_one_stop(query)
+        if return_date is not None:  # it was admitted
+            self._shard.check(return_date)
         size = _size("page_size", page_size, DEFAULT_ITINERARIES, MOST_ITINERARIES)
         asked = question(query, order, return_date)
         after = round_trip_start(token, asked)
@@ -252,8 +262,8 @@ class ItinerarySearch:
     ) -> FareCalendar:
         """The lowest price on each day of the month that the query's day is in.
 
-        A day that is over, or too far ahead, has no price. Each day is as of one instant. Raises
-        `InvalidQueryError` or `PositionNotReachedError`.
+        A day that is over, or too far ahead, has no price. Each day is as of one instant. Days of
+        other shards are told as such. Raises `InvalidQueryError` or `PositionNotReachedError`.
         """
         now = self._clock()
         journeys = [
@@ -264,12 +274,18 @@ class ItinerarySearch:
         await self._sources.reach(at_least)
         positions = self._sources.positions()
         prices: list[tuple[date, Decimal]] = []
+        unreachable: list[date] = []
         for day, journey in journeys:
             await asyncio.sleep(0)
-            if day and (cheapest := self._best(journey, SortOrder.PRICE, BEFORE_ALL, 1)):
+            if day and not self._shard.answers(day):
+                unreachable.append(day)
+            elif day and (cheapest := self._best(journey, SortOrder.PRICE, BEFORE_ALL, 1)):
                 prices.append((day, cheapest[0][1].price))
         return FareCalendar(
-            prices=prices, price_basis=self._sources.price_basis(), positions=positions
+            prices=prices,
+            unreachable=unreachable,
+            price_basis=self._sources.price_basis(),
+            positions=positions,
         )
 
     def airports(self, text: str, page_size: int = 0) -> list[Airport]:
@@ -280,6 +296,13 @@ class ItinerarySearch:
         if len(text) > LONGEST_TEXT:
             raise invalid("query", "OUT_OF_RANGE", f"must have at most {LONGEST_TEXT} characters")
         return self._airports.search(text, self._timetable.served(), size)
+
+    def _admit(self, query: ItineraryQuery) -> Journey:
+        """Checks a query whose day must be the shard's."""
+        journey = admit(query, self._airports, self._clock())
+        if query.departure_date is not None:  # it was admitted
+            self._shard.check(query.departure_date)
+        return journey
 
     def _bookable_days(self, query: ItineraryQuery, now: datetime) -> list[date | None]:
         """The days of a month that can be asked for; that of the query where there are none."""

@@ -11,12 +11,13 @@ import grpc
 from google.type.date_pb2 import Date
 from google.type.timeofday_pb2 import TimeOfDay
 
-from consulmesh.wellknown import calendar_date
+from consulmesh.wellknown import calendar_date, date_message
 from flight_search.domain import (
     DEFAULT_STOPS,
     Cabin,
     InvalidQueryError,
     ItineraryQuery,
+    OtherShardError,
     Position,
     PositionNotReachedError,
     SortOrder,
@@ -36,6 +37,7 @@ from flights.search.v1.search_pb2_grpc import SearchServiceServicer
 
 STATUS_CODES: Final[Mapping[type[Exception], grpc.StatusCode]] = {
     InvalidQueryError: grpc.StatusCode.INVALID_ARGUMENT,
+    OtherShardError: grpc.StatusCode.FAILED_PRECONDITION,
     PositionNotReachedError: grpc.StatusCode.DEADLINE_EXCEEDED,
     sqlite3.DatabaseError: grpc.StatusCode.UNAVAILABLE,
 }
@@ -138,6 +140,7 @@ class SearchServicer(SearchServiceServicer):
         )
         return pb.SearchFareCalendarResponse(
             days=[day_fare_message(day, price) for day, price in calendar.prices],
+            unreachable=map(date_message, calendar.unreachable),
             price_basis=BASES[calendar.price_basis],
             positions=[position_message(position) for position in calendar.positions],
         )

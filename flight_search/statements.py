@@ -47,8 +47,9 @@ DROP_UNUSED = """
 DELETE FROM route WHERE origin = ?1 AND destination = ?2
     AND NOT EXISTS (SELECT 1 FROM flight WHERE origin = ?1 AND destination = ?2)
 """
-IS_NEWER_FLIGHT = "SELECT 1 FROM flight WHERE key = ? AND version > ?"
-ARE_NEWER_PRICES = "SELECT 1 FROM flight WHERE key = ? AND price_version > ?"
+KNOWS_FLIGHT = "SELECT 1 FROM flight WHERE key = ? AND version <= ?"
+KNOWS_PRICES = "SELECT 1 FROM flight WHERE key = ? AND price_version <= ?"
+"""Whether there is something to remove: of what a shard does not need, there never is."""
 UNSEEN_FLIGHTS = "SELECT key FROM flight WHERE id > ? AND id <= ? AND generation <> ?"
 UNSEEN_PRICES = "SELECT key FROM flight WHERE id > ? AND id <= ? AND price_generation <> ?"
 LAST_ID = "SELECT coalesce(max(id), 0) FROM flight"

@@ -13,7 +13,7 @@ from uuid import uuid4
 import structlog
 
 APPLICATION_ID = 0x666C7372
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 SETTINGS = """
@@ -28,8 +28,11 @@ PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 """
 SCHEMA = """
-CREATE TABLE file (boot TEXT NOT NULL);     -- empty while the file is closed
-INSERT INTO file VALUES ('');
+CREATE TABLE file (
+    boot TEXT NOT NULL,                     -- empty while the file is closed
+    contents TEXT NOT NULL                  -- which part of all flights it is made for
+);
+INSERT INTO file VALUES ('', '');
 CREATE TABLE source (
     name TEXT PRIMARY KEY,
     epoch TEXT NOT NULL,
@@ -78,19 +81,20 @@ BROKEN = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 log = structlog.get_logger()
 
 
-def open_file(path: Path) -> sqlite3.Connection:
-    """Opens the file, after throwing away one that can't be trusted.
+def open_file(path: Path, contents: str) -> sqlite3.Connection:
+    """Opens the file for these contents, after throwing away one that can't be trusted.
 
     Raises `sqlite3.OperationalError` when the file can't be reached at all.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     boot = _boot_id()
-    if path.exists() and (reason := _distrust(path, boot)):
+    if path.exists() and (reason := _distrust(path, boot, contents)):
         log.warning("read_model.rebuilt", path=str(path), reason=reason)
         remove_file(path)
     db = _connect(path)
     if _pragma(db, "application_id") == 0:
         db.executescript(f"BEGIN; {IDENTITY} {SCHEMA} COMMIT")
+        db.execute("UPDATE file SET contents = ?", (contents,))
     _mark(db, boot)
     return db
 
@@ -112,7 +116,7 @@ def is_damage(error: sqlite3.DatabaseError) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in BROKEN
 
 
-def _distrust(path: Path, boot: str) -> str | None:
+def _distrust(path: Path, boot: str, contents: str) -> str | None:
     """Why the file can't be used, if so."""
     try:
         with closing(_connect(path)) as db:
@@ -120,9 +124,11 @@ def _distrust(path: Path, boot: str) -> str | None:
                 return "of another application"
             if _pragma(db, "user_version") != SCHEMA_VERSION:
                 return "of another schema version"
-            (marked,) = db.execute("SELECT boot FROM file").fetchone()
+            marked, made_for = db.execute("SELECT boot, contents FROM file").fetchone()
             if marked not in {"", boot}:
                 return "open while the machine went down"
+            if made_for != contents:
+                return f"made for {made_for!r}"
             check = _pragma(db, "quick_check")
             return None if check == "ok" else f"damaged: {check}"
     except sqlite3.DatabaseError as error:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterable, Callable, Sequence
+from functools import partial
 from typing import Generic, TypeVar
 
 import grpc
@@ -17,7 +18,7 @@ from flight_search.changes import (
     PricesChanged,
     PricesRemoved,
 )
-from flight_search.domain import Cabin, Position
+from flight_search.domain import WHOLE, Cabin, Position, Shard
 from flight_search.metrics import REJECTED
 from flight_search.read_model import PRICING, SCHEDULE, ReadModel
 from flights.pricing.v1.pricing_pb2 import (
@@ -50,24 +51,30 @@ E = TypeVar("E", bound=Message)
 log = structlog.get_logger()
 
 
-def follow_schedule(channel: grpc.aio.Channel, model: ReadModel) -> Follower[FlightEvent]:
-    """Follows the flights of schedule into the model."""
+def follow_schedule(
+    channel: grpc.aio.Channel, model: ReadModel, shard: Shard = WHOLE
+) -> Follower[FlightEvent]:
+    """Follows the flights of schedule into the model, as far as a shard needs them."""
     stub = ScheduleServiceStub(channel)
 
     def watch(cursor: Cursor | None) -> AsyncIterable[WatchFlightsResponse]:
         return stub.WatchFlights(WatchFlightsRequest(cursor=cursor), wait_for_ready=True)
 
-    return Follower(SCHEDULE, watch, ReadModelInbox(model, SCHEDULE, flight_change))
+    change = partial(flight_change, shard=shard)
+    return Follower(SCHEDULE, watch, ReadModelInbox(model, SCHEDULE, change))
 
 
-def follow_pricing(channel: grpc.aio.Channel, model: ReadModel) -> Follower[PriceEvent]:
-    """Follows the prices of pricing into the model."""
+def follow_pricing(
+    channel: grpc.aio.Channel, model: ReadModel, shard: Shard = WHOLE
+) -> Follower[PriceEvent]:
+    """Follows the prices of pricing into the model, as far as a shard needs them."""
     stub = PricingServiceStub(channel)
 
     def watch(cursor: Cursor | None) -> AsyncIterable[WatchPricesResponse]:
         return stub.WatchPrices(WatchPricesRequest(cursor=cursor), wait_for_ready=True)
 
-    return Follower(PRICING, watch, ReadModelInbox(model, PRICING, price_change))
+    change = partial(price_change, shard=shard)
+    return Follower(PRICING, watch, ReadModelInbox(model, PRICING, change))
 
 
 class ReadModelInbox(Generic[E]):
@@ -129,25 +136,33 @@ class ReadModelInbox(Generic[E]):
         return Position(source=self._source, epoch=cursor.epoch, seq=cursor.seq - before)
 
 
-def flight_change(event: FlightEvent) -> Change | None:
+def flight_change(event: FlightEvent, *, shard: Shard = WHOLE) -> Change | None:
     """What an event of schedule means; None for a kind that is newer than this program.
 
-    Raises ValueError for one that makes no sense.
+    A flight that the shard does not need has left it. Raises ValueError for an event that makes no
+    sense.
     """
     match event.WhichOneof("change"):
         case "flight_changed":
-            return _flight(event.flight_changed)
+            flight = _flight(event.flight_changed)
+            if shard.keeps(flight.departure):
+                return flight
+            return FlightRemoved(flight.flight_id, flight.version)
         case "flight_removed":
             removed = event.flight_removed
             return FlightRemoved(removed.flight_id, removed.version)
     return None
 
 
-def price_change(event: PriceEvent) -> Change | None:
+def price_change(event: PriceEvent, *, shard: Shard = WHOLE) -> Change | None:
     """What an event of pricing means; as `flight_change`."""
     match event.WhichOneof("change"):
         case "prices_changed":
-            return _prices(event.prices_changed)
+            prices = event.prices_changed
+            departs = prices.HasField("departure_time")  # it does not in events of before 2026-12
+            if departs and not shard.keeps(prices.departure_time.seconds):
+                return PricesRemoved(prices.flight_id, prices.version)
+            return _prices(prices)
         case "prices_removed":
             removed = event.prices_removed
             return PricesRemoved(removed.flight_id, removed.version)

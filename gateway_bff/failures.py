@@ -25,6 +25,7 @@ _REASONS = {
     "QUOTE_EXPIRED": "PRICE_CHANGED",
     "QUOTE_RELEASED": "QUOTE_REDEEMED",
     "DATABASE_BUSY": "OVERLOADED",
+    "OTHER_SHARD": "UPSTREAM_UNAVAILABLE",  # the gateway's idea of the shards, not the client's
 }
 # Where the reason is not a public code: google.rpc.Code as grpc-gateway maps it, but for
 # CANCELLED, which a client that is still there only sees when an upstream goes away.

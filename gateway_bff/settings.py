@@ -44,12 +44,22 @@ class Settings:
     heartbeat: timedelta = timedelta(seconds=15)  # of silence in an event stream
     stalled: timedelta = timedelta(seconds=30)  # how long the reader of a stream may stop reading
     compose: timedelta = timedelta(milliseconds=500)  # for what an answer can do without
+    search_shards: int = 1  # by which search is divided
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
-        """Settings by MESH_ROUTE_BUDGETS; raises ConfigError."""
+        """Settings by MESH_ROUTE_BUDGETS and SEARCH_SHARDS; raises ConfigError."""
         text = environ.get("MESH_ROUTE_BUDGETS", "").strip()
-        return cls(budgets={**BUDGETS, **_budgets(text)} if text else BUDGETS)
+        return cls(
+            budgets={**BUDGETS, **_budgets(text)} if text else BUDGETS,
+            search_shards=_shards(environ.get("SEARCH_SHARDS", "").strip() or "1"),
+        )
+
+
+def _shards(text: str) -> int:
+    if not (text.isdecimal() and int(text)):
+        raise ConfigError(f"SEARCH_SHARDS: {text!r} is not a number of shards")
+    return int(text)
 
 
 def _budgets(text: str) -> dict[str, float]:

@@ -11,11 +11,12 @@ from pathlib import Path
 
 from tools.binaries import ROOT
 
+SEARCH = "flight-search"
 SERVICES = {
     # Consul name: Python package
     "schedule": "schedule",
     "pricing": "pricing",
-    "flight-search": "flight_search",
+    SEARCH: "flight_search",
     "booking": "booking",
 }
 DURABLE = {"schedule", "pricing", "booking"}  # those with a database of their own at DATABASE_URL
@@ -52,6 +53,7 @@ class Settings:
     run: Path = ROOT / ".run"
     ports: Ports = field(default_factory=Ports)
     replicas: int = 0  # 0: as many as run now, or one
+    shards: int = 0  # of search, each with so many replicas; 0: as many as before, or one
     consul: str | None = None  # CONSUL_HTTP_ADDR of the user's own Consul
     databases: Databases = field(default_factory=Databases)
 
@@ -143,9 +145,12 @@ def mesh_programs(settings: Settings, replicas: int) -> Iterator[Program]:
     """The shared ADS, the services and the gateway."""
     yield python_program(settings, ADS, "consulmesh.xds", 5, MESH_XDS_PORT=settings.ports.ads)
     for name, package in SERVICES.items():
-        for slot in range(1, replicas + 1):
+        shards = settings.shards if name == SEARCH else 1
+        for slot in range(1, replicas * shards + 1):
             instance = f"{name}-{slot}"
             own = {"DATABASE_URL": settings.databases.url} if name in DURABLE else {}
+            if shards > 1:
+                own["SEARCH_SHARD"] = f"{(slot - 1) % shards}/{shards}"
             yield python_program(settings, instance, package, 10, MESH_INSTANCE_ID=instance, **own)
     yield python_program(
         settings,
@@ -154,6 +159,7 @@ def mesh_programs(settings: Settings, replicas: int) -> Iterator[Program]:
         20,
         MESH_INSTANCE_ID=f"{GATEWAY}-1",
         MESH_PORT=settings.ports.gateway,
+        **({"SEARCH_SHARDS": settings.shards} if settings.shards > 1 else {}),
     )
 
 

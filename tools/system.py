@@ -21,7 +21,7 @@ from requests import RequestException
 
 from consulmesh.consul_api import Administration
 from consulmesh.users import LocalIssuer
-from tools import announce, databases, postgres
+from tools import announce, databases, postgres, shards
 from tools.binaries import ROOT, get
 from tools.config_entries import apply
 from tools.programs import (
@@ -48,7 +48,7 @@ def up(settings: Settings, database: str | None) -> None:
     supervisor = Supervisor(settings)
     running = supervisor.pid() is not None
     chosen = databases.choose(settings, database, os.environ, running=running)
-    settings = replace(settings, databases=chosen)
+    settings = replace(settings, databases=chosen, shards=shards.choose(settings))
     replicas = settings.replicas or replicas_running(supervisor) or 1
     prepare(settings)
     if not running:
@@ -59,10 +59,12 @@ def up(settings: Settings, database: str | None) -> None:
     wanted = [*base, *mesh_programs(settings, replicas)]
     change = supervisor.update(wanted)
     databases.remember(settings)
+    shards.remember(settings)
     announce.changes(change)
     with administration(settings) as client:
         wait_for_consul(settings, supervisor, client)
         apply(settings.consul_url)
+        shards.apply(client, settings.shards)
         wait_until_ready(settings, supervisor, client, wanted)
     announce.ready(settings, time.monotonic() - began)
 
@@ -251,6 +253,7 @@ def arguments() -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     bring = commands.add_parser("up")
     bring.add_argument("--replicas", type=int, default=0)
+    bring.add_argument("--shards", type=int, default=0)
     bring.add_argument("--database", choices=databases.ENGINES)
     commands.add_parser("logs").add_argument("of", nargs="?", default="")
     for name in ("ps", "down", "clean"):
@@ -274,6 +277,7 @@ def main() -> None:
             consul_serf=given.consul_serf_port,
         ),
         replicas=getattr(given, "replicas", 0),
+        shards=getattr(given, "shards", 0),
         consul=os.environ.get("CONSUL_HTTP_ADDR"),
     )
     match given.command:

@@ -71,7 +71,9 @@ class StaticMesh(Member):
         )
 
     @asynccontextmanager
-    async def _listed(self, port: int, check: Check) -> AsyncIterator[None]:
+    async def _listed(
+        self, port: int, check: Check, meta: Mapping[str, str]
+    ) -> AsyncIterator[None]:
         self.serving.set()
         try:
             yield

@@ -22,6 +22,7 @@ from flight_search.domain.connections import (
 )
 from flight_search.domain.errors import (
     InvalidQueryError,
+    OtherShardError,
     PositionNotReachedError,
     Violation,
     invalid,
@@ -37,6 +38,7 @@ from flight_search.domain.queries import (
     bookable,
     midnight,
 )
+from flight_search.domain.shards import WHOLE, Shard
 from flight_search.domain.values import (
     Airport,
     Cabin,
@@ -55,6 +57,7 @@ __all__ = [
     "HUBS",
     "LONGEST_CONNECTION",
     "SHORTEST_STAY",
+    "WHOLE",
     "Airport",
     "Cabin",
     "Candidate",
@@ -65,6 +68,7 @@ __all__ = [
     "ItineraryQuery",
     "Journey",
     "Leg",
+    "OtherShardError",
     "Place",
     "Position",
     "PositionNotReachedError",
@@ -72,6 +76,7 @@ __all__ = [
     "RoundTrip",
     "RoundTripPlace",
     "Segment",
+    "Shard",
     "SortOrder",
     "Violation",
     "admit",

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,16 @@ class PositionNotReachedError(Exception):
     """The read model did not get as far as the caller asked while it was worth waiting."""
 
     reason = "POSITION_NOT_REACHED"
+
+
+class OtherShardError(Exception):
+    """The day belongs to another shard: this one knows too little of it to answer."""
+
+    reason = "OTHER_SHARD"
+
+    def __init__(self, day: date, number: int, count: int) -> None:
+        super().__init__(f"shard {number} of {count} answers for {day}")
+        self.metadata = {"shard": str(number), "shards": str(count)}
 
 
 def invalid(field: str, reason: str, description: str) -> InvalidQueryError:

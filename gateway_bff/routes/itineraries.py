@@ -18,7 +18,7 @@ from flights.search.v1.search_pb2 import (
     StreamItinerariesResponse,
 )
 from flights.type.v1.cabin_pb2 import Cabin
-from gateway_bff import freshness, schemas, sse, translate
+from gateway_bff import freshness, schemas, shards, sse, translate
 from gateway_bff.cache.answers import Question
 from gateway_bff.cache.conditional import answer_headers, conditional, etag
 from gateway_bff.cache.repeats import QUESTION
@@ -82,7 +82,8 @@ async def stream_itineraries(
     """Send each itinerary as it is found, in no order, and how many there were."""
     query = _query(asked)
     call = upstreams.search.StreamItineraries(
-        StreamItinerariesRequest(query=query, min_positions=_positions(request))
+        StreamItinerariesRequest(query=query, min_positions=_positions(request)),
+        metadata=shards.headers(asked.date, settings.search_shards),
     )
     try:
         first = await _first(call)
@@ -99,7 +100,11 @@ async def stream_itineraries(
 
 
 async def search_itineraries(
-    request: Request, asked: Parameters, upstreams: TheUpstreams, answers: TheAnswers
+    request: Request,
+    asked: Parameters,
+    upstreams: TheUpstreams,
+    answers: TheAnswers,
+    settings: TheSettings,
 ) -> Response:
     """Find itineraries.
 
@@ -117,7 +122,8 @@ async def search_itineraries(
             page_token=asked.page_token,
             min_positions=_positions(request),
             preferred_positions=answers.needed(question),
-        )
+        ),
+        metadata=shards.headers(asked.date, settings.search_shards),
     )
     body = translate.itineraries(response, query.cabin)
     validator = etag(body)

@@ -81,15 +81,18 @@ class PricedFlight:
             return self
         return replace(self, state=state, unseen=False)
 
-    def repriced(self, base: int, now: datetime) -> Self:
-        """The flight with the prices as they are to be now, by its route's base fare in cents."""
+    def repriced(self, base: int, now: datetime, *, moved: bool = False) -> Self:
+        """The flight with the prices as they are to be now, by its route's base fare in cents.
+
+        Prices say where and when they are for: those of a flight that has `moved` are new ones.
+        """
         state, before = self.state, {one.cabin: one for one in self.prices}
         left = fares.days_left(state.departure_time, now)
         prices = tuple(
             _kept(before.get(c.cabin), _price(state, c, base, left, self.version + 1))
             for c in state.cabins
         )
-        changed = prices != self.prices
+        changed = prices != self.prices or (moved and bool(prices))
         return replace(
             self,
             version=self.version + changed,

@@ -29,7 +29,7 @@ def follow(data: Repository, states: Sequence[FlightState], now: datetime) -> No
             new.append(PricedFlight.unpriced(state, newest, now))
         elif (after := before.told(state)) is not before:
             (told if after.state.flies_as(before.state) else new).append(after)
-    data.save_flights(_priced(data, new, now))
+    data.save_flights(_priced(data, new, now, moved=True))
     data.save_prices(_priced(data, told, now))
 
 
@@ -57,12 +57,14 @@ def follow_fare(data: Repository, now: datetime) -> int:
 
 
 def _priced(
-    data: Repository, flights: Sequence[PricedFlight], now: datetime
+    data: Repository, flights: Sequence[PricedFlight], now: datetime, *, moved: bool = False
 ) -> Sequence[PricedFlight]:
     """The flights with the prices as they are to be now; those that are others are announced."""
     states = [flight.state for flight in flights]
     bases = _bases(data, {(s.origin, s.destination): s.distance_km for s in states})
-    priced = [f.repriced(bases[f.state.origin, f.state.destination], now) for f in flights]
+    priced = [
+        f.repriced(bases[f.state.origin, f.state.destination], now, moved=moved) for f in flights
+    ]
     pairs = zip(flights, priced, strict=True)
     data.announce([after for before, after in pairs if after.version != before.version])
     return priced

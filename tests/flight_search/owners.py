@@ -141,7 +141,13 @@ def flight_removed(key: str, version: int = 1) -> schedule_pb2.FlightEvent:
 
 
 def price_event(
-    key: str, dollars: int = 100, *, cents: int = 0, version: int = 1, currency: str = "USD"
+    key: str,
+    dollars: int = 100,
+    *,
+    cents: int = 0,
+    version: int = 1,
+    currency: str = "USD",
+    departure: datetime | None = None,
 ) -> pricing_pb2.PriceEvent:
     """The economy price of a flight; the cents are taxes."""
     price = pricing_pb2.Price(
@@ -152,6 +158,8 @@ def price_event(
         taxes=Money(currency_code=currency, nanos=cents * 10_000_000),
     )
     prices = pricing_pb2.FlightPrices(flight_id=key, version=version, prices=[price])
+    if departure is not None:
+        prices.departure_time.CopyFrom(timestamp(departure))
     return pricing_pb2.PriceEvent(prices_changed=prices)
 
 

@@ -12,6 +12,7 @@ from google.type.date_pb2 import Date
 
 from consulmesh.testing.serving import channel_to, running, serving
 from eventstream import Follower
+from flight_search.domain import WHOLE, Shard
 from flight_search.freshness import FollowedSources
 from flight_search.read_model import PRICING, SCHEDULE, ReadModel
 from flight_search.service import ItinerarySearch
@@ -55,19 +56,21 @@ class System:
 
 @asynccontextmanager
 async def running_search(
-    path: Path, make_search: Callable[..., ItinerarySearch] = ItinerarySearch
+    path: Path,
+    make_search: Callable[..., ItinerarySearch] = ItinerarySearch,
+    shard: Shard = WHOLE,
 ) -> AsyncIterator[System]:
     """A search service with its file at a path, following two owners that say nothing yet."""
     schedule, pricing = schedule_owner(), pricing_owner()
     async with AsyncExitStack() as stack:
         owners = await stack.enter_async_context(serving(schedule.add_to, pricing.add_to))
-        model = stack.enter_context(ReadModel(path, DIRECTORY))
+        model = stack.enter_context(ReadModel(path, DIRECTORY, shard))
         followers: dict[str, Follower[Any]] = {
-            SCHEDULE: follow_schedule(owners, model),
-            PRICING: follow_pricing(owners, model),
+            SCHEDULE: follow_schedule(owners, model, shard),
+            PRICING: follow_pricing(owners, model, shard),
         }
         sources = FollowedSources(model, followers)
-        search = make_search(model, DIRECTORY, sources, lambda: NOW)
+        search = make_search(model, DIRECTORY, sources, lambda: NOW, shard=shard)
         servicer = SearchServicer(search)
         _, port = await stack.enter_async_context(
             running(

@@ -45,7 +45,7 @@ def test_a_restart_continues_with_the_file(path: Path) -> None:
 
 def test_a_killed_process_loses_nothing(path: Path) -> None:
     """A file that was not closed is used again while the machine has not gone down."""
-    db = store.open_file(path)
+    db = store.open_file(path, "shard 0/1")
     db.execute("UPDATE source SET seq = 8")
     db.close()
 
@@ -56,7 +56,7 @@ def test_a_file_that_was_open_when_the_machine_went_down_is_made_anew(
     path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Writes may be lost without a trace then, so nothing of the file is believed."""
-    store.open_file(path).close()
+    store.open_file(path, "shard 0/1").close()
     (tmp_path / "boot_id").write_text("another boot\n")
     monkeypatch.setattr(store, "BOOT_ID", tmp_path / "boot_id")
 
@@ -132,7 +132,7 @@ def test_a_foreign_file_is_made_anew(path: Path, pragma: str, reason: str) -> No
 
 def test_a_truncated_log_loses_whole_batches_only(path: Path) -> None:
     """A write-ahead log that lost its end leads back to an earlier position and its data."""
-    db = store.open_file(path)
+    db = store.open_file(path, "shard 0/1")
     for seq in range(8, 20):
         db.execute("UPDATE source SET seq = ?", (seq,))
     log = path.with_name(path.name + "-wal")

@@ -31,8 +31,8 @@ class Watched(ItinerarySearch):
     Where told to, a stream waits for ever after so many batches.
     """
 
-    def __init__(self, *parts: Any) -> None:
-        super().__init__(*parts)
+    def __init__(self, *parts: Any, **others: Any) -> None:
+        super().__init__(*parts, **others)
         self.ended = asyncio.Event()
         self.looked_at = 0
         self.given = 0

@@ -388,6 +388,22 @@ async def test_a_busy_service_is_503(gateway: Gateway, reason: str) -> None:
     assert response.headers["Retry-After"] == "1"
 
 
+async def test_a_shard_that_is_not_asked_rightly_is_not_the_clients_fault(
+    gateway: Gateway,
+) -> None:
+    """Where gateway and search disagree about the shards: 503, and nothing of the inside."""
+    gateway.fakes.search.answers["SearchItineraries"] = refusal(
+        grpc.StatusCode.FAILED_PRECONDITION, "OTHER_SHARD"
+    )
+
+    asked = {"origin": "JFK", "destination": "LAX", "date": "2026-12-01"}
+    async with gateway.client.get("/v1/itineraries", params=asked) as response:
+        problem = await response.json()
+
+    assert (response.status, problem["code"]) == (503, "UPSTREAM_UNAVAILABLE")
+    assert "shard" not in str(problem).lower()
+
+
 async def test_an_upstream_that_is_away_says_nothing_of_the_inside(
     upstreams: tuple[Upstreams, Fakes], gateway: Gateway
 ) -> None:

@@ -158,6 +158,14 @@ def test_budgets_come_from_one_table() -> None:
     assert Settings.from_env({}).budgets == BUDGETS
 
 
+@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5"])
+def test_a_wrong_number_of_shards_is_refused(text: str) -> None:
+    """By the name of the variable; without it there is one."""
+    assert Settings.from_env({"SEARCH_SHARDS": " "}).search_shards == 1
+    with pytest.raises(ConfigError, match="SEARCH_SHARDS"):
+        Settings.from_env({"SEARCH_SHARDS": text})
+
+
 @pytest.mark.parametrize(
     "text", ["{", "[]", '{"coffee": 1}', '{"quote": "1"}', '{"quote": 0}', '{"quote": true}']
 )

@@ -93,6 +93,19 @@ async def test_a_snapshot_tells_of_a_price_what_its_event_told(world: World) -> 
     assert [key for key, _ in rows] == ["flt_a", "flt_b"]
 
 
+async def test_prices_follow_a_flight_that_is_delayed(world: World) -> None:
+    """Readers are told of another departure at the same price, not of seats that change none."""
+    await world.fly(flight(days=30))
+    await world.fly(flight(days=30, version=2, available=99))
+    await world.fly(flight(days=30.01, version=3))
+    stored = await world.database.read(lambda c: tables.outbox.after(c, 0, 10))
+    first, second = [PriceEvent.FromString(event.payload).prices_changed for event in stored]
+
+    assert second.prices == first.prices
+    assert second.version == first.version + 1
+    assert second.departure_time == flight(days=30.01).departure_time
+
+
 async def test_what_a_snapshot_does_not_contain_is_gone(world: World) -> None:
     """Mark, apply, sweep: a flight that left while nobody listened is not sold any more."""
     await world.fly(flight("flt_a"), flight("flt_b"))

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import Any, Final, cast
 
 import grpc
@@ -36,7 +37,11 @@ class SimulatedMember(Member):
         return cast("MeshServer", server)  # it has what services use of one
 
     async def serve(
-        self, server: MeshServer, *, warm: Callable[[], Awaitable[None]] | None = None
+        self,
+        server: MeshServer,
+        *,
+        warm: Callable[[], Awaitable[None]] | None = None,
+        meta: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Warm up, be listed, serve until draining, and leave without a failed call."""
         try:
@@ -69,5 +74,7 @@ class SimulatedMember(Member):
         )
 
     @asynccontextmanager
-    async def _listed(self, _port: int, _check: Check) -> AsyncIterator[None]:
+    async def _listed(
+        self, port: int, check: Check, meta: Mapping[str, str]
+    ) -> AsyncIterator[None]:
         yield  # `serve` lists the server itself: it has no port

@@ -568,7 +568,7 @@ class FlightPrices(_message.Message):
     flight_id: _builtins.str
     """The flight."""
     version: _builtins.int
-    """Grows with every change of any of these prices."""
+    """Grows with every change of any of these prices, and of where and when the flight flies."""
     origin: _builtins.str
     """IATA airport code of the flight's departure. Empty, as what follows is absent, in events of
     before 2026-12.

@@ -655,6 +655,7 @@ class SearchFareCalendarResponse(_message.Message):
     DAYS_FIELD_NUMBER: _builtins.int
     PRICE_BASIS_FIELD_NUMBER: _builtins.int
     POSITIONS_FIELD_NUMBER: _builtins.int
+    UNREACHABLE_FIELD_NUMBER: _builtins.int
     price_basis: Global___PriceBasis.ValueType
     """How far the prices can be trusted."""
     @_builtins.property
@@ -665,16 +666,21 @@ class SearchFareCalendarResponse(_message.Message):
     def positions(self) -> _containers.RepeatedCompositeFieldContainer[Global___SourcePosition]:
         """How fresh this answer is."""
 
+    @_builtins.property
+    def unreachable(self) -> _containers.RepeatedCompositeFieldContainer[_date_pb2.Date]:
+        """The days that can be asked for, but not here: they are other shards' (AIP-217)."""
+
     def __init__(
         self,
         *,
         days: _abc.Iterable[Global___DayFare] | None = ...,
         price_basis: Global___PriceBasis.ValueType = ...,
         positions: _abc.Iterable[Global___SourcePosition] | None = ...,
+        unreachable: _abc.Iterable[_date_pb2.Date] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["days", b"days", "positions", b"positions", "price_basis", b"price_basis"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["days", b"days", "positions", b"positions", "price_basis", b"price_basis", "unreachable", b"unreachable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -29,6 +29,10 @@ class SearchServiceStub:
     """Itineraries and airports out of a read model that follows schedule's and pricing's streams.
     Errors carry `google.rpc.ErrorInfo` with the reasons named at each RPC; every RPC may also
     answer DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too much work waits) and UNAVAILABLE (draining).
+
+    The service may be divided into n shards: shard `number` answers for the departure days of which
+    floor(days since 1970-01-01 / 14) mod n = number. A caller names the shard in the header
+    `search-shard`; the one that refuses says in ErrorInfo's metadata which it would be (`shard`, `shards`).
     """
 
     def __init__(self, channel):
@@ -68,11 +72,16 @@ class SearchServiceServicer:
     """Itineraries and airports out of a read model that follows schedule's and pricing's streams.
     Errors carry `google.rpc.ErrorInfo` with the reasons named at each RPC; every RPC may also
     answer DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too much work waits) and UNAVAILABLE (draining).
+
+    The service may be divided into n shards: shard `number` answers for the departure days of which
+    floor(days since 1970-01-01 / 14) mod n = number. A caller names the shard in the header
+    `search-shard`; the one that refuses says in ErrorInfo's metadata which it would be (`shard`, `shards`).
     """
 
     def SearchItineraries(self, request, context):
         """A page of itineraries, sorted. INVALID_ARGUMENT (UNKNOWN_AIRPORT, DATE_OUT_OF_RANGE,
-        INVALID_PAGE_TOKEN; BadRequest names the fields).
+        INVALID_PAGE_TOKEN; BadRequest names the fields), FAILED_PRECONDITION (OTHER_SHARD: another shard
+        has this day).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -87,14 +96,16 @@ class SearchServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SearchRoundTrips(self, request, context):
-        """A page of ways there and back, sorted by what both are together. Errors as SearchItineraries.
+        """A page of ways there and back, sorted by what both are together. Both days must be of one
+        shard. Errors as SearchItineraries.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SearchFareCalendar(self, request, context):
-        """The lowest price on each day of a month. Errors as SearchItineraries.
+        """The lowest price on each day of a month; those of other shards are unreachable. Errors as
+        SearchItineraries.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -147,6 +158,10 @@ class SearchService:
     """Itineraries and airports out of a read model that follows schedule's and pricing's streams.
     Errors carry `google.rpc.ErrorInfo` with the reasons named at each RPC; every RPC may also
     answer DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too much work waits) and UNAVAILABLE (draining).
+
+    The service may be divided into n shards: shard `number` answers for the departure days of which
+    floor(days since 1970-01-01 / 14) mod n = number. A caller names the shard in the header
+    `search-shard`; the one that refuses says in ErrorInfo's metadata which it would be (`shard`, `shards`).
     """
 
     @staticmethod

@@ -16,21 +16,30 @@ class SearchServiceStub:
     """Itineraries and airports out of a read model that follows schedule's and pricing's streams.
     Errors carry `google.rpc.ErrorInfo` with the reasons named at each RPC; every RPC may also
     answer DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too much work waits) and UNAVAILABLE (draining).
+
+    The service may be divided into n shards: shard `number` answers for the departure days of which
+    floor(days since 1970-01-01 / 14) mod n = number. A caller names the shard in the header
+    `search-shard`; the one that refuses says in ErrorInfo's metadata which it would be (`shard`, `shards`).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SearchItineraries: _aio.UnaryUnaryMultiCallable[_search_pb2.SearchItinerariesRequest, _search_pb2.SearchItinerariesResponse]
     """A page of itineraries, sorted. INVALID_ARGUMENT (UNKNOWN_AIRPORT, DATE_OUT_OF_RANGE,
-    INVALID_PAGE_TOKEN; BadRequest names the fields).
+    INVALID_PAGE_TOKEN; BadRequest names the fields), FAILED_PRECONDITION (OTHER_SHARD: another shard
+    has this day).
     """
     StreamItineraries: _aio.UnaryStreamMultiCallable[_search_pb2.StreamItinerariesRequest, _search_pb2.StreamItinerariesResponse]
     """Every itinerary as it is found, not sorted: direct ones first, those with two stops last. Errors
     as SearchItineraries.
     """
     SearchRoundTrips: _aio.UnaryUnaryMultiCallable[_search_pb2.SearchRoundTripsRequest, _search_pb2.SearchRoundTripsResponse]
-    """A page of ways there and back, sorted by what both are together. Errors as SearchItineraries."""
+    """A page of ways there and back, sorted by what both are together. Both days must be of one
+    shard. Errors as SearchItineraries.
+    """
     SearchFareCalendar: _aio.UnaryUnaryMultiCallable[_search_pb2.SearchFareCalendarRequest, _search_pb2.SearchFareCalendarResponse]
-    """The lowest price on each day of a month. Errors as SearchItineraries."""
+    """The lowest price on each day of a month; those of other shards are unreachable. Errors as
+    SearchItineraries.
+    """
     SearchAirports: _aio.UnaryUnaryMultiCallable[_search_pb2.SearchAirportsRequest, _search_pb2.SearchAirportsResponse]
     """Airports by code, city or name, best match first. INVALID_ARGUMENT (VALIDATION_FAILED)."""
 
@@ -38,6 +47,10 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
     """Itineraries and airports out of a read model that follows schedule's and pricing's streams.
     Errors carry `google.rpc.ErrorInfo` with the reasons named at each RPC; every RPC may also
     answer DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too much work waits) and UNAVAILABLE (draining).
+
+    The service may be divided into n shards: shard `number` answers for the departure days of which
+    floor(days since 1970-01-01 / 14) mod n = number. A caller names the shard in the header
+    `search-shard`; the one that refuses says in ErrorInfo's metadata which it would be (`shard`, `shards`).
     """
 
     @_abc_1.abstractmethod
@@ -47,7 +60,8 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_search_pb2.SearchItinerariesRequest, _abc.Awaitable[_search_pb2.SearchItinerariesResponse]],
     ) -> _abc.Awaitable[_search_pb2.SearchItinerariesResponse]:
         """A page of itineraries, sorted. INVALID_ARGUMENT (UNKNOWN_AIRPORT, DATE_OUT_OF_RANGE,
-        INVALID_PAGE_TOKEN; BadRequest names the fields).
+        INVALID_PAGE_TOKEN; BadRequest names the fields), FAILED_PRECONDITION (OTHER_SHARD: another shard
+        has this day).
         """
 
     @_abc_1.abstractmethod
@@ -66,7 +80,9 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _search_pb2.SearchRoundTripsRequest,
         context: _aio.ServicerContext[_search_pb2.SearchRoundTripsRequest, _abc.Awaitable[_search_pb2.SearchRoundTripsResponse]],
     ) -> _abc.Awaitable[_search_pb2.SearchRoundTripsResponse]:
-        """A page of ways there and back, sorted by what both are together. Errors as SearchItineraries."""
+        """A page of ways there and back, sorted by what both are together. Both days must be of one
+        shard. Errors as SearchItineraries.
+        """
 
     @_abc_1.abstractmethod
     def SearchFareCalendar(
@@ -74,7 +90,9 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _search_pb2.SearchFareCalendarRequest,
         context: _aio.ServicerContext[_search_pb2.SearchFareCalendarRequest, _abc.Awaitable[_search_pb2.SearchFareCalendarResponse]],
     ) -> _abc.Awaitable[_search_pb2.SearchFareCalendarResponse]:
-        """The lowest price on each day of a month. Errors as SearchItineraries."""
+        """The lowest price on each day of a month; those of other shards are unreachable. Errors as
+        SearchItineraries.
+        """
 
     @_abc_1.abstractmethod
     def SearchAirports(
