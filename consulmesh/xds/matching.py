@@ -7,7 +7,7 @@ from consulmesh.xds.chain import Json
 from consulmesh.xds.messages import HeaderMatcher, RouteMatch
 
 _PATHS: Final = {"PathExact": "path", "PathPrefix": "prefix", "PathRegex": "safe_regex"}
-_IGNORED: Final = {"CaseInsensitive", "Methods", "Header"}
+_CONDITIONS: Final = {"CaseInsensitive", "Methods", "Header"}
 _STRINGS: Final = {
     "Exact": "exact",
     "Prefix": "prefix",
@@ -39,7 +39,7 @@ def route_match(definition: Json) -> Any:
     A condition is never left out: its route would get calls that are not meant for it.
     """
     http = {key: value for key, value in _http(definition).items() if value}
-    if unknown := http.keys() - _PATHS.keys() - _IGNORED:
+    if unknown := http.keys() - _PATHS.keys() - _CONDITIONS:
         raise UnmatchableError(f"{min(unknown)} is nothing that a gRPC call has")
     if "POST" not in http.get("Methods", ("POST",)):
         raise UnmatchableError("gRPC calls are all POST")

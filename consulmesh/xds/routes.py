@@ -43,7 +43,7 @@ def to_clusters(weights: Mapping[str, int]) -> Any:
 def retry_policy(destination: Json, warn: Warn) -> Any:
     """Return the retries of a service-router's `Destination`, None where it asks for none.
 
-    As with Consul's sidecars, a number of retries does nothing without a condition.
+    A number of retries does nothing without a condition.
     """
     wanted = [str(condition) for condition in destination.get("RetryOn") or ()]
     codes = set(destination.get("RetryOnStatusCodes") or ())
