@@ -76,6 +76,14 @@ def registration(service: str, port: int, *, number: int = 1, **given: Any) -> R
     )
 
 
+def unprobed() -> Check:
+    """A check that does not run within a test, so a status stays as it was registered.
+
+    Consul starts every check at a random moment of its interval.
+    """
+    return Check.grpc(PROTO_SERVICE, interval=timedelta(days=365))
+
+
 async def tell(api: ConsulApi, instance: Registration, *, proven: bool = False) -> None:
     """Register once."""
 

@@ -8,10 +8,9 @@ import pytest
 
 from consulmesh.catalog import Catalog, Upstream
 from consulmesh.consul_api import ConsulApi
-from consulmesh.registration import Check
 from consulmesh.targets import health_query
 from consulmesh.testing import FakeConsul, Fault
-from tests.consulmesh.consuls import Views, missed, registration, tell, withdraw
+from tests.consulmesh.consuls import Views, missed, registration, tell, unprobed, withdraw
 
 
 @pytest.fixture
@@ -38,16 +37,11 @@ async def catalog(api: ConsulApi) -> AsyncIterator[Catalog]:
 async def two_instances(api: ConsulApi, catalog: Catalog) -> Views:
     """An upstream with two instances, both known."""
     for number in (1, 2):
-        instance = registration("pair", number, number=number, check=check())
+        instance = registration("pair", number, number=number, check=unprobed())
         await tell(api, instance, proven=True)
     views = Views(catalog, "pair")
     await views.until(lambda _: views.ids() == ["pair-1", "pair-2"])
     return views
-
-
-def check() -> Check:
-    """A check that is not run within a test."""
-    return Check.grpc("tests.v1.TestedService", interval=timedelta(days=365))
 
 
 async def test_the_first_view_is_whole(fake: FakeConsul, api: ConsulApi, catalog: Catalog) -> None:
@@ -55,7 +49,7 @@ async def test_the_first_view_is_whole(fake: FakeConsul, api: ConsulApi, catalog
     fake.state.put_config(
         {"Kind": "service-defaults", "Name": "caller", "Protocol": "grpc", "Meta": {"a": "b"}}
     )
-    await tell(api, registration("known", 1, weight=3, check=check()), proven=True)
+    await tell(api, registration("known", 1, weight=3, check=unprobed()), proven=True)
     views = Views(catalog, "known")
     view = await catalog.known("known")
     (instance,) = view.instances_by_target["known.default.default.dc1"]
@@ -110,7 +104,7 @@ async def test_no_fault_wipes_a_healthy_set(
     await asyncio.sleep(1.5)
     during = [views.ids(view) for view in views.all[-1:]]
     fake.fault = None
-    await tell(api, registration("pair", 3, number=3, check=check()), proven=True)
+    await tell(api, registration("pair", 3, number=3, check=unprobed()), proven=True)
     await views.until(lambda _: views.ids() == ["pair-1", "pair-2", "pair-3"])
 
     assert during == [["pair-1", "pair-2"]]
@@ -162,7 +156,7 @@ async def test_a_failing_subscriber_hides_nothing_from_others(
     views = Views(catalog, "shared")
     catalog.subscribe("shared", fail)
     await views.until(lambda _: views.ids() == [])
-    await tell(api, registration("shared", 1, check=check()), proven=True)
+    await tell(api, registration("shared", 1, check=unprobed()), proven=True)
     await views.until(lambda _: views.ids() == ["shared-1"])
 
     assert any(state.callback_errors for state in catalog.states())
@@ -174,7 +168,7 @@ async def test_whoever_left_hears_nothing_more(api: ConsulApi, catalog: Catalog)
     await staying.until(lambda _: staying.ids() == [])
     leaving.unsubscribe()
     leaving.unsubscribe()
-    await tell(api, registration("left", 1, check=check()), proven=True)
+    await tell(api, registration("left", 1, check=unprobed()), proven=True)
     await staying.until(lambda _: staying.ids() == ["left-1"])
 
     assert len(leaving.all) == 1

@@ -27,6 +27,7 @@ from tests.consulmesh.consuls import (
     missed,
     registration,
     tell,
+    unprobed,
     withdraw,
 )
 
@@ -125,7 +126,7 @@ async def test_an_instance_is_unproven_until_a_probe_passes(api: ConsulApi) -> N
 
 async def test_a_proven_instance_is_passing_at_once(api: ConsulApi) -> None:
     """A process that says it serves is believed until the first probe."""
-    await tell(api, registration("proven", 1), proven=True)
+    await tell(api, registration("proven", 1, check=unprobed()), proven=True)
     answer = await asked_until(api, Query.health("proven"), bool)
 
     assert statuses(answer.data) == [Status.PASSING]
@@ -364,8 +365,10 @@ async def test_maintenance_takes_an_instance_out_and_back(
 
 async def test_filters_narrow_a_list(api: ConsulApi) -> None:
     """The filter of a subset and `passing` are Consul's to apply."""
-    await tell(api, registration("many", 1, number=1, version="1"), proven=True)
-    await tell(api, registration("many", 2, number=2, version="2"))
+    one = registration("many", 1, number=1, version="1", check=unprobed())
+    two = registration("many", 2, number=2, version="2", check=unprobed())
+    await tell(api, one, proven=True)
+    await tell(api, two)
     await asked_until(api, Query.health("many"), lambda d: len(d) == 2)
     subset = await api.ask(Query.health("many", filter='Service.Meta.version == "2"'))
     passing = await api.ask(Query.health("many", passing="1"))
