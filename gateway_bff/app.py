@@ -23,13 +23,35 @@ from gateway_bff.connection import ClientGone
 from gateway_bff.edge import Edge
 from gateway_bff.live.sources import Live
 from gateway_bff.problems import Problem
-from gateway_bff.routes import airports, bookings, flights, itineraries, live, quotes, system
+from gateway_bff.routes import (
+    airports,
+    bookings,
+    calendar,
+    flights,
+    itineraries,
+    live,
+    operations,
+    quotes,
+    round_trips,
+    system,
+)
 from gateway_bff.settings import Settings
 from gateway_bff.sse import OpenStreams
 from gateway_bff.telemetry import CacheMetrics, HttpMetrics, LiveMetrics
 from gateway_bff.upstreams import Upstreams
 
-_ROUTERS = (itineraries, airports, flights, live, quotes, bookings, system)
+_ROUTERS = (
+    itineraries,
+    round_trips,
+    calendar,
+    airports,
+    flights,
+    live,
+    quotes,
+    bookings,
+    operations,
+    system,
+)
 
 
 def create_app(upstreams: Upstreams, settings: Settings, *, registry: CollectorRegistry) -> FastAPI:
@@ -66,7 +88,8 @@ def _answer_exceptions(app: FastAPI) -> None:
 
     @app.exception_handler(grpc.aio.AioRpcError)
     async def _of_call(request: Request, error: grpc.aio.AioRpcError) -> Response:
-        return failures.of_call(error).response(request.url.path)
+        names = getattr(request.scope.get("route"), "fields", {})
+        return failures.of_call(error, names).response(request.url.path)
 
     @app.exception_handler(RequestValidationError)
     async def _of_validation(request: Request, error: RequestValidationError) -> Response:

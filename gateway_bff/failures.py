@@ -6,6 +6,7 @@ itself says may name addresses and stays inside.
 
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import grpc
@@ -60,6 +61,8 @@ _FIELDS = {
     "sort_order": "sort",
     "request_id": "Idempotency-Key",
     "min_positions": "Min-Position",
+    "carriers": "carrier",
+    "delay": "minutes",
 }
 _HTTP = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "BODY_TOO_LARGE"}
 _PYDANTIC = {
@@ -83,11 +86,13 @@ _PYDANTIC = {
 }
 
 
-def of_call(error: grpc.aio.AioRpcError) -> Problem:
-    """The problem of a call that failed."""
+def of_call(
+    error: grpc.aio.AioRpcError, names: Mapping[str, str] = MappingProxyType({})
+) -> Problem:
+    """The problem of a call that failed; `names` are those of fields that this route calls so."""
     status = Status.of(error)
     code = _code(status)
-    errors = [_field_error(violation) for violation in status.violations]
+    errors = [_field_error(violation, names) for violation in status.violations]
     detail = "; ".join(f"{error.field}: {error.detail}" for error in errors) or status.message
     public = status.reason and CODES[code].status < _SERVER_ERRORS
     return Problem(code, detail if public else "", errors=errors, headers=_headers(status, code))
@@ -105,11 +110,10 @@ def public_code(reason: str) -> str | None:
     return code if code in CODES else None
 
 
-def _field_error(violation: Violation) -> FieldError:
+def _field_error(violation: Violation, names: Mapping[str, str]) -> FieldError:
     field = violation.field.removeprefix("query.")
-    return FieldError(
-        field=_FIELDS.get(field, field), code=violation.reason, detail=violation.description
-    )
+    shown = names.get(field) or _FIELDS.get(field, field)
+    return FieldError(field=shown, code=violation.reason, detail=violation.description)
 
 
 def _headers(status: Status, code: str) -> dict[str, str]:

@@ -7,6 +7,7 @@ nothing older, whichever instance answers.
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from itertools import chain
 
 from google.protobuf.message import DecodeError
 
@@ -34,6 +35,16 @@ def headers_of(cursors: Mapping[str, Cursor], lags: Mapping[str, float]) -> dict
         "Freshness": ", ".join(f"{source};lag={lag:.3f}" for source, lag in lags.items()),
         "Search-Position": _encoded(marks),
     }
+
+
+def oldest(answers: Iterable[Iterable[SourcePosition]]) -> list[SourcePosition]:
+    """The positions that all of some answers have reached, by source."""
+    found: dict[str, SourcePosition] = {}
+    for position in chain.from_iterable(answers):
+        known = found.setdefault(position.source, position)
+        if position.cursor.epoch != known.cursor.epoch or position.cursor.seq < known.cursor.seq:
+            found[position.source] = position
+    return list(found.values())
 
 
 @lru_cache(maxsize=256)

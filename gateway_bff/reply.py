@@ -1,7 +1,8 @@
 """What the routes have in common: what they are given, and how they answer."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from types import MappingProxyType
+from typing import Annotated, Any, Final
 
 import orjson
 from fastapi import Depends
@@ -9,10 +10,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway_bff.cache.answers import Answers
+from gateway_bff.cache.conditional import conditional, etag
 from gateway_bff.live.sources import Live
 from gateway_bff.settings import Settings
 from gateway_bff.sse import OpenStreams
 from gateway_bff.upstreams import Upstreams
+
+NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 async def _upstreams(request: Request) -> Upstreams:
@@ -45,6 +49,12 @@ TheLive = Annotated[Live, Depends(_live)]
 TheUpstreams = Annotated[Upstreams, Depends(_upstreams)]
 TheSettings = Annotated[Settings, Depends(_settings)]
 TheStreams = Annotated[OpenStreams, Depends(_streams)]
+
+
+def revalidated(request: Request, body: bytes, headers: Mapping[str, str] = NO_HEADERS) -> Response:
+    """An answer to be kept and asked for again each time: 304 where the client has just that."""
+    validated = {"Cache-Control": "no-cache", "ETag": etag(body), **headers}
+    return conditional(request.headers.get("if-none-match", ""), body, validated)
 
 
 class Json(Response):

@@ -37,10 +37,20 @@ def _printable(value: str) -> str:
     return value
 
 
-AirportCode = Annotated[
-    str, StringConstraints(pattern=r"^[A-Za-z]{3}$", to_upper=True), Field(examples=["JFK"])
+Place = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z]{3}$", to_upper=True),
+    Field(description="IATA code of an airport or a city.", examples=["JFK"]),
+]
+Carrier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]{2}$", to_upper=True)]
+Clock = Annotated[
+    str, StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$"), Field(examples=["06:30"])
 ]
 Day = Annotated[dt.date, BeforeValidator(_iso_date)]
+Month = Annotated[
+    str, StringConstraints(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])$"), Field(examples=["2026-12"])
+]
+Sort = Literal["price", "departure", "duration"]
 Text = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=100),
@@ -67,18 +77,55 @@ class AirportParameters(Request):
     page_size: Annotated[int, Field(ge=1, le=50)] = 10
 
 
-class SearchParameters(Request):
-    """Which itineraries to look for."""
+class PageParameters(Request):
+    """Which part of a list."""
 
-    origin: AirportCode
-    destination: AirportCode
-    date: Annotated[Day, Field(description="Of the first departure, at the origin.")]
-    passengers: Annotated[int, Field(ge=1, le=9)] = 1
-    cabin: Cabin = "economy"
-    max_stops: Annotated[int, Field(ge=0, le=1)] = 1
-    sort: Literal["price", "departure", "duration"] = "price"
     page_size: PageSize = 20
     page_token: PageToken = ""
+
+
+class JourneyParameters(Request):
+    """Where to, for how many, and which flights will do."""
+
+    origin: Place
+    destination: Place
+    passengers: Annotated[int, Field(ge=1, le=9)] = 1
+    cabin: Cabin = "economy"
+    max_stops: Annotated[int, Field(ge=0, le=2)] = 1
+    carrier: Annotated[
+        list[Carrier],
+        Field(max_length=10, description="Only flights of these; repeat the parameter."),
+    ] = []
+    departs_from: Annotated[
+        Clock | None, Field(description="The first departure is then or later, at the origin.")
+    ] = None
+    departs_before: Annotated[
+        Clock | None, Field(description="The first departure is before, at the origin.")
+    ] = None
+
+
+class SearchParameters(JourneyParameters, PageParameters):
+    """Which itineraries to look for."""
+
+    date: Annotated[Day, Field(description="Of the first departure, at the origin.")]
+    sort: Sort = "price"
+
+
+class RoundTripParameters(SearchParameters):
+    """Which ways there and back to look for; the times of the clock are about the way there."""
+
+    max_stops: Annotated[int, Field(ge=0, le=1)] = 1
+
+    return_date: Annotated[
+        Day, Field(description="Of the first departure of the way back, where that begins.")
+    ]
+
+
+class CalendarParameters(JourneyParameters):
+    """Which journeys to look for on each day of a month."""
+
+    max_stops: Annotated[int, Field(ge=0, le=1)] = 1
+    month: Annotated[Month, Field(description="Of the first departure, at the origin.")]
 
 
 class LivePricesParameters(Request):
@@ -89,13 +136,6 @@ class LivePricesParameters(Request):
         Field(min_length=1, max_length=50, description="1 to 50; repeat the parameter."),
     ]
     cabin: Annotated[Cabin | None, Field(description="One cabin; all without it.")] = None
-
-
-class PageParameters(Request):
-    """Which part of a list."""
-
-    page_size: PageSize = 20
-    page_token: PageToken = ""
 
 
 class QuoteRequest(Request):
@@ -137,3 +177,39 @@ class BookingRequest(Request):
     quote_id: OpaqueId
     passengers: Annotated[list[Traveller], Field(min_length=1, max_length=9)]
     contact: ContactDetails
+
+
+class Amount(Request):
+    """An amount of money."""
+
+    currency: Literal["USD"]
+    amount: Annotated[
+        str, StringConstraints(pattern=r"^[0-9]{1,9}(\.[0-9]{1,2})?$"), Field(examples=["140.00"])
+    ]
+
+
+class Change(Request):
+    """A change by an operator."""
+
+    etag: Annotated[
+        str, StringConstraints(max_length=255), Field(description="Of what was looked at.")
+    ] = ""
+
+
+class DelayRequest(Change):
+    """How much later than published a flight leaves; 0 takes a delay back."""
+
+    minutes: Annotated[StrictInt, Field(ge=0, le=48 * 60)]
+    reason: Text
+
+
+class CancelRequest(Change):
+    """Why a flight does not leave at all."""
+
+    reason: Text
+
+
+class FareRequest(Change):
+    """What a route costs: economy, far from departure, an empty aircraft, without taxes."""
+
+    base: Amount

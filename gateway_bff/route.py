@@ -5,9 +5,10 @@ JSON, its share of time from the one table of budgets, and the calls it caused c
 client goes away.
 """
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from fastapi.routing import APIRoute
@@ -33,6 +34,8 @@ class Route(APIRoute):
     criticality: ClassVar[Criticality] = Criticality.SHEDDABLE_PLUS
     repeatable: ClassVar[AbstractSet[str]] = frozenset()
     """Query parameters that may come more than once."""
+    fields: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """Names of request fields in the protos that are other parameters in this route alone."""
 
     def get_route_handler(self) -> _Handler:
         """FastAPI's handler in the frame that each request gets."""
@@ -64,16 +67,41 @@ class Route(APIRoute):
         return read
 
 
-class CustomerRoute(Route):
-    """A route for those who have a token with the role `customer`."""
+class RoleRoute(Route):
+    """A route for those who have a token with a role."""
 
+    role: ClassVar[str]
     criticality = Criticality.CRITICAL_PLUS
 
     def admit(self, request: Request) -> None:
         """Verifies the token before anything of the request is read."""
         upstreams: Upstreams = request.app.state.upstreams
-        if "customer" not in upstreams.users.verify(current().token).roles:
+        if self.role not in upstreams.users.verify(current().token).roles:
             raise PermissionDenied
+
+
+class CustomerRoute(RoleRoute):
+    """A customer's."""
+
+    role = "customer"
+
+
+class OperatorRoute(RoleRoute):
+    """An operator's."""
+
+    role = "operator"
+
+
+class JourneyRoute(Route):
+    """A route for those who look for flights, perhaps of several carriers."""
+
+    repeatable = frozenset({"carrier"})
+
+
+class CalendarRoute(JourneyRoute):
+    """A route for those who look for the best day of a month."""
+
+    fields = MappingProxyType({"departure_date": "month"})
 
 
 class LivePricesRoute(Route):
@@ -82,7 +110,7 @@ class LivePricesRoute(Route):
     repeatable = frozenset({"flight_id"})
 
 
-class EventStreamRoute(Route):
+class EventStreamRoute(JourneyRoute):
     """A route for those who prefer an event stream to JSON, at the path of another route."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:

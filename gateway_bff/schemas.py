@@ -41,7 +41,7 @@ class Segment(BaseModel):
 
 
 class Price(BaseModel):
-    """What an itinerary costs; the price that counts is the quote's."""
+    """What an itinerary or both of a round trip cost; the price that counts is the quote's."""
 
     total: Money
     per_passenger: Money
@@ -63,6 +63,40 @@ class ItineraryPage(BaseModel):
 
     itineraries: list[Itinerary]
     next_page_token: str | None = None
+
+
+class RoundTrip(BaseModel):
+    """A way there and a way back; quoted by the ids of both."""
+
+    outbound: Itinerary
+    inbound: Itinerary
+    price: Price
+
+
+class RoundTripPage(BaseModel):
+    """Ways there and back, and how to get more."""
+
+    round_trips: list[RoundTrip]
+    next_page_token: str | None = None
+
+
+class DayFare(BaseModel):
+    """The lowest price of a day."""
+
+    date: dt.date
+    per_passenger: Money
+
+
+class FareCalendar(BaseModel):
+    """The days of a month on which something is sold.
+
+    `unreachable` are days of which nothing is known now: a part of search is away.
+    """
+
+    month: str
+    days: list[DayFare]
+    basis: Literal["live", "indicative"]
+    unreachable: list[dt.date] | None = None
 
 
 class Airport(BaseModel):
@@ -105,6 +139,15 @@ class Flight(BaseModel):
     inferred: bool
     cabins: list[CabinSeats]
     version: int
+    etag: str
+
+
+class Fare(BaseModel):
+    """The base fare of a route, from which the prices of its flights are computed."""
+
+    origin: str
+    destination: str
+    base: Money
     etag: str
 
 

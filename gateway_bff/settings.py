@@ -15,17 +15,20 @@ BUDGETS: Mapping[str, float] = MappingProxyType(
         "airports": 1.0,
         "search": 2.0,
         "stream": 10.0,
+        "round_trips": 2.0,
+        "calendar": 2.0,
         "flight": 1.0,
         "live": 2.0,
         "quote": 2.0,
         "booking": 5.0,
         "bookings": 2.0,
+        "operation": 3.0,
         "ready": 0.5,
     }
 )
 """Seconds that a request may take, by the name of its route. `booking` changes bookings,
-`bookings` reads them; `live` is until a live stream begins. MESH_ROUTE_BUDGETS overrides any of
-them: `{"quote": 0.8}`."""
+`bookings` reads them; `operation` is an operator's; `live` is until a live stream begins.
+MESH_ROUTE_BUDGETS overrides any of them: `{"quote": 0.8}`."""
 
 LONGEST_BUDGET = 300.0
 DEFAULT_PORT = 8080

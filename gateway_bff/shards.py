@@ -12,6 +12,11 @@ BLOCK_DAYS: Final = 14
 _EPOCH: Final = dt.date(1970, 1, 1).toordinal()
 
 
+def every(shards: int) -> list[tuple[tuple[str, str], ...]]:
+    """What the calls carry that go to each of the shards."""
+    return [((HEADER, str(shard)),) for shard in range(shards)] if shards > 1 else [()]
+
+
 def headers(day: dt.date, shards: int) -> tuple[tuple[str, str], ...]:
     """What a call about a day carries; nothing where there is but one shard."""
     if shards == 1:

@@ -5,20 +5,25 @@ search to the next (a segment in its cabin) is rendered once. That memory is key
 the message, so nothing has to invalidate it, and equal messages are equal bytes.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from functools import lru_cache
 from typing import Any
 
 import orjson
 
 from flights.booking.v1.booking_pb2 import BookedSegment, Booking
-from flights.pricing.v1.pricing_pb2 import Price, Quote, QuoteLine
+from flights.pricing.v1.pricing_pb2 import Fare, Price, Quote, QuoteLine
 from flights.schedule.v1.schedule_pb2 import Flight
 from flights.search.v1.search_pb2 import (
     PRICE_BASIS_LIVE,
     Airport,
     Itinerary,
+    PriceBasis,
+    RoundTrip,
+    SearchFareCalendarResponse,
     SearchItinerariesResponse,
+    SearchRoundTripsResponse,
     Segment,
 )
 from flights.type.v1.cabin_pb2 import Cabin
@@ -27,6 +32,7 @@ from gateway_bff.values import (
     BOOKING_STATUSES,
     CABIN_NAMES,
     FLIGHT_STATUSES,
+    day_text,
     local_time,
     money,
     total,
@@ -63,6 +69,49 @@ def _itinerary(found: Itinerary, cabin: Cabin.ValueType) -> Json:
             "basis": "live" if found.price_basis == PRICE_BASIS_LIVE else "indicative",
         },
     }
+
+
+def round_trips(response: SearchRoundTripsResponse, cabin: Cabin.ValueType) -> bytes:
+    """A page of ways there and back."""
+    page: Json = {"round_trips": [_round_trip(found, cabin) for found in response.round_trips]}
+    if response.next_page_token:
+        page["next_page_token"] = response.next_page_token
+    return orjson.dumps(page)
+
+
+def _round_trip(found: RoundTrip, cabin: Cabin.ValueType) -> Json:
+    bases = {found.outbound.price_basis, found.inbound.price_basis}
+    return {
+        "outbound": _itinerary(found.outbound, cabin),
+        "inbound": _itinerary(found.inbound, cabin),
+        "price": {
+            "total": money(found.price_total),
+            "per_passenger": money(found.price_per_passenger),
+            "basis": _basis(bases),
+        },
+    }
+
+
+def fare_calendar(month: str, answers: Sequence[SearchFareCalendarResponse]) -> bytes:
+    """A month of what the parts of search have said: each of its own days."""
+    days = {day_text(fare.date): fare for answer in answers for fare in answer.days}
+    shown: Json = {
+        "month": month,
+        "days": [
+            {"date": day, "per_passenger": money(fare.lowest_price)}
+            for day, fare in sorted(days.items())
+        ],
+        "basis": _basis({answer.price_basis for answer in answers}),
+    }
+    nobodys = set.intersection(*({day_text(d) for d in answer.unreachable} for answer in answers))
+    if nobodys:
+        shown["unreachable"] = sorted(nobodys)
+    return orjson.dumps(shown)
+
+
+def _basis(bases: AbstractSet[PriceBasis.ValueType]) -> str:
+    """Live where all are."""
+    return "live" if bases == {PRICE_BASIS_LIVE} else "indicative"
 
 
 @lru_cache(maxsize=16_384)
@@ -143,6 +192,16 @@ def _leg(found: Flight) -> Json:
     if found.status_reason:
         leg["status_reason"] = found.status_reason
     return leg
+
+
+def fare(found: Fare) -> Json:
+    """The base fare of a route."""
+    return {
+        "origin": found.origin,
+        "destination": found.destination,
+        "base": money(found.base),
+        "etag": found.etag,
+    }
 
 
 def prices(flight_id: str, found: Iterable[Price]) -> Json:

@@ -8,6 +8,7 @@ from datetime import date, timedelta
 from functools import lru_cache
 
 from google.protobuf.timestamp_pb2 import Timestamp
+from google.type.date_pb2 import Date
 from google.type.money_pb2 import Money
 
 from flights.booking.v1.booking_pb2 import BookingStatus
@@ -48,6 +49,11 @@ BOOKING_STATUSES = {
 def _day(days: int) -> str:
     """The ISO 8601 form of the day so many days after 1970-01-01."""
     return (_EPOCH + timedelta(days=days)).isoformat()
+
+
+def day_text(day: Date) -> str:
+    """The calendar day, `YYYY-MM-DD`."""
+    return f"{day.year:04d}-{day.month:02d}-{day.day:02d}"
 
 
 def _clock(seconds: int) -> str:

@@ -15,7 +15,7 @@ from flights.search.v1.search_pb2 import (
     SearchItinerariesResponse,
     SourcePosition,
 )
-from gateway_bff.cache.changes import SOURCES, Changes, End, Topic, ends_of
+from gateway_bff.cache.changes import MOST_STOPS, SOURCES, Changes, End, Topic, ends_of
 from gateway_bff.telemetry import CacheMetrics
 from streams.v1.stream_pb2 import Cursor
 
@@ -36,6 +36,9 @@ class Question(NamedTuple):
     passengers: int
     cabin: str
     max_stops: int
+    carriers: tuple[str, ...]
+    departs_from: str | None
+    departs_before: str | None
     sort: str
     page_size: int
     page_token: str
@@ -151,6 +154,8 @@ class Answers:
         for source, cursor in positions.items():
             known.answered[source] = _newer(known.answered.get(source), cursor)
         if not (response.origins and response.destinations):  # of an older search
+            return False
+        if question.max_stops > MOST_STOPS:
             return False
         known.ends = ends_of(response.origins, response.destinations, question.day)
         known.topics = self._changes.topics(known.ends)

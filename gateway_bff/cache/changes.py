@@ -20,6 +20,8 @@ PRICING: Final = "pricing"
 SOURCES: Final = (SCHEDULE, PRICING)
 
 MOST_TOPICS: Final = 65_536
+MOST_STOPS: Final = 1
+"""Of a question whose ends are all that its answer depends on."""
 
 _HOUR: Final = 3_600
 _DAY: Final = 24 * _HOUR

@@ -3,13 +3,14 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Depends
+from starlette.requests import Request
 from starlette.responses import Response
 
 from flights.search.v1.search_pb2 import SearchAirportsRequest
 from gateway_bff import schemas, translate
 from gateway_bff.openapi import problems
 from gateway_bff.parameters import documented, parameters
-from gateway_bff.reply import Json, TheUpstreams
+from gateway_bff.reply import TheUpstreams, revalidated
 from gateway_bff.requests import AirportParameters
 from gateway_bff.route import Route
 
@@ -24,9 +25,11 @@ router = APIRouter(route_class=Route, tags=["search"])
     openapi_extra=documented(AirportParameters),
 )
 async def search_airports(
+    request: Request,
     asked: Annotated[AirportParameters, Depends(parameters(AirportParameters))],
     upstreams: TheUpstreams,
 ) -> Response:
     """Complete what somebody types."""
-    request = SearchAirportsRequest(query=asked.q, page_size=asked.page_size)
-    return Json(translate.airports((await upstreams.search.SearchAirports(request)).airports))
+    question = SearchAirportsRequest(query=asked.q, page_size=asked.page_size)
+    body = translate.airports((await upstreams.search.SearchAirports(question)).airports)
+    return revalidated(request, body, {"Cache-Control": "public, max-age=300"})

@@ -1,6 +1,8 @@
 """Flights, as schedule knows them now."""
 
+import orjson
 from fastapi import APIRouter
+from starlette.requests import Request
 from starlette.responses import Response
 
 from flights.schedule.v1.schedule_pb2 import GetFlightRequest
@@ -8,7 +10,7 @@ from gateway_bff import schemas, translate
 from gateway_bff.ids import is_flight_id
 from gateway_bff.openapi import problems
 from gateway_bff.problems import not_found
-from gateway_bff.reply import Json, TheUpstreams
+from gateway_bff.reply import TheUpstreams, revalidated
 from gateway_bff.route import Route
 
 router = APIRouter(route_class=Route, tags=["flights"])
@@ -20,9 +22,9 @@ router = APIRouter(route_class=Route, tags=["flights"])
     summary="One flight as it is now",
     responses={200: {"model": schemas.Flight}, **problems(404)},
 )
-async def get_flight(flight_id: str, upstreams: TheUpstreams) -> Response:
+async def get_flight(flight_id: str, request: Request, upstreams: TheUpstreams) -> Response:
     """Show a flight with its seats."""
     if not is_flight_id(flight_id):
         raise not_found("flight")
     response = await upstreams.schedule.GetFlight(GetFlightRequest(flight_id=flight_id))
-    return Json(translate.flight(response.flight))
+    return revalidated(request, orjson.dumps(translate.flight(response.flight)))

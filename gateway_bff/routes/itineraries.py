@@ -1,6 +1,6 @@
 """Itineraries: the search, as a sorted page or as a stream of what is found."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import grpc
@@ -9,56 +9,35 @@ from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
-from consulmesh import wellknown
 from flights.search.v1.search_pb2 import (
-    ItineraryQuery,
     SearchItinerariesRequest,
-    SourcePosition,
     StreamItinerariesRequest,
     StreamItinerariesResponse,
 )
 from flights.type.v1.cabin_pb2 import Cabin
-from gateway_bff import freshness, schemas, shards, sse, translate
+from gateway_bff import freshness, schemas, searching, shards, sse, translate
 from gateway_bff.cache.answers import Question
 from gateway_bff.cache.conditional import answer_headers, conditional, etag
 from gateway_bff.cache.repeats import QUESTION
 from gateway_bff.openapi import Responses, problems
 from gateway_bff.parameters import documented, parameters
-from gateway_bff.problems import invalid
 from gateway_bff.reply import TheAnswers, TheSettings, TheStreams, TheUpstreams
 from gateway_bff.requests import SearchParameters
-from gateway_bff.route import EventStreamRoute, Route
+from gateway_bff.route import EventStreamRoute, JourneyRoute
 from gateway_bff.sse import EventStream, event
-from gateway_bff.values import CABINS, SORT_ORDERS
+from gateway_bff.values import SORT_ORDERS
 
 _Call = grpc.aio.UnaryStreamCall[StreamItinerariesRequest, StreamItinerariesResponse]
 
 Parameters = Annotated[SearchParameters, Depends(parameters(SearchParameters))]
 
 _VARY = {"Vary": "Accept"}
-_MIN_POSITION: dict[str, Any] = {
-    "name": freshness.MIN_POSITION,
-    "in": "header",
-    "description": "The `Search-Position` of an answer: nothing older than that is read.",
-    "schema": {"type": "string"},
-}
 _HEADERS: dict[str, Any] = {
     "Cache-Status": {
         "description": "Whether the gateway had the answer (RFC 9211)",
         "schema": {"type": "string"},
     },
-    "ETag": {
-        "description": "For If-None-Match: 304 where the answer is the same",
-        "schema": {"type": "string"},
-    },
-    "Freshness": {
-        "description": "Lag of each source in seconds: `schedule;lag=0.012, pricing;lag=0.031`",
-        "schema": {"type": "string"},
-    },
-    "Search-Position": {
-        "description": "How far the answer's sources were read; opaque",
-        "schema": {"type": "string"},
-    },
+    **searching.HEADERS,
 }
 _RESPONSES: Responses = {
     200: {
@@ -80,9 +59,9 @@ async def stream_itineraries(
     settings: TheSettings,
 ) -> Response:
     """Send each itinerary as it is found, in no order, and how many there were."""
-    query = _query(asked)
+    query = searching.query(asked, asked.date)
     call = upstreams.search.StreamItineraries(
-        StreamItinerariesRequest(query=query, min_positions=_positions(request)),
+        StreamItinerariesRequest(query=query, min_positions=searching.min_positions(request)),
         metadata=shards.headers(asked.date, settings.search_shards),
     )
     try:
@@ -111,7 +90,7 @@ async def search_itineraries(
     With `Accept: text/event-stream` each is sent as it is found: events `itinerary`, then one
     `done` with the count, or one `problem`.
     """
-    query, question = _query(asked), _question(asked)
+    query, question = searching.query(asked, asked.date), _question(asked)
     # answers to what has been asked before go out in front of the application
     request.scope[QUESTION] = question
     response = await upstreams.search.SearchItineraries(
@@ -120,7 +99,7 @@ async def search_itineraries(
             sort_order=SORT_ORDERS[asked.sort],
             page_size=asked.page_size,
             page_token=asked.page_token,
-            min_positions=_positions(request),
+            min_positions=searching.min_positions(request),
             preferred_positions=answers.needed(question),
         ),
         metadata=shards.headers(asked.date, settings.search_shards),
@@ -146,21 +125,10 @@ router.add_api_route(
     search_itineraries,
     name="search",
     summary="Itineraries of one day, a page at a time or as a stream",
-    route_class_override=Route,
+    route_class_override=JourneyRoute,
     responses=_RESPONSES,
-    openapi_extra=documented(SearchParameters, _MIN_POSITION),
+    openapi_extra=documented(SearchParameters, searching.MIN_POSITION),
 )
-
-
-def _query(asked: SearchParameters) -> ItineraryQuery:
-    return ItineraryQuery(
-        origin=asked.origin,
-        destination=asked.destination,
-        departure_date=wellknown.date_message(asked.date),
-        passengers=asked.passengers,
-        cabin=CABINS[asked.cabin],
-        max_stops=asked.max_stops,
-    )
 
 
 def _question(asked: SearchParameters) -> Question:
@@ -171,21 +139,13 @@ def _question(asked: SearchParameters) -> Question:
         passengers=asked.passengers,
         cabin=asked.cabin,
         max_stops=asked.max_stops,
+        carriers=tuple(sorted(set(asked.carrier))),
+        departs_from=asked.departs_from,
+        departs_before=asked.departs_before,
         sort=asked.sort,
         page_size=asked.page_size,
         page_token=asked.page_token,
     )
-
-
-def _positions(request: Request) -> Sequence[SourcePosition]:
-    header = request.headers.get(freshness.MIN_POSITION)
-    if header is None:
-        return ()
-    try:
-        return freshness.decode(header)
-    except ValueError:
-        detail = "This is not the Search-Position of an answer."
-        raise invalid(freshness.MIN_POSITION, "MALFORMED", detail) from None
 
 
 async def _first(call: _Call) -> StreamItinerariesResponse:

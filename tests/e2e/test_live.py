@@ -1,58 +1,53 @@
-"""An operator changes something over gRPC, and whoever watches it over REST is told."""
+"""An operator changes something, and whoever watches it is told; both through the gateway."""
 
-import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
 from decimal import Decimal
+from typing import Any
 
 import aiohttp
-import grpc
+import pytest
 
 from bench.steady import some_searches
 from bench.subject import Subject
-from consulmesh import wellknown
-from flights.pricing.v1.pricing_pb2 import UpdateFareRequest
-from flights.pricing.v1.pricing_pb2_grpc import PricingServiceStub
-from flights.schedule.v1.schedule_pb2 import UpdateFlightRequest
-from flights.schedule.v1.schedule_pb2_grpc import ScheduleServiceStub
+from consulmesh.users import LocalIssuer
 from tests.e2e.test_walk import found
 from tests.gateway_bff.event_source import EventSource
-
-DEADLINE = 10
-
-
-@asynccontextmanager
-async def channel_to(subject: Subject, service: str) -> AsyncIterator[grpc.aio.Channel]:
-    """A channel to one instance."""
-    instance = next(i for i in await subject.instances(service) if i.status == "passing")
-    async with grpc.aio.insecure_channel(f"{instance.address}:{instance.port}") as channel:
-        yield channel
+from tools.programs import Settings
 
 
-async def delay(subject: Subject, flight_id: str, minutes: int) -> int:
-    """Let a flight leave later than published; its version then."""
-    request = UpdateFlightRequest(
-        request_id=str(uuid.uuid4()),
-        flight_id=flight_id,
-        delay=wellknown.duration(timedelta(minutes=minutes)),
-        reason="fog",
-    )
-    async with channel_to(subject, "schedule") as channel:
-        response = await ScheduleServiceStub(channel).UpdateFlight(request, timeout=DEADLINE)
-    return response.flight.version
+@pytest.fixture
+def operator(settings: Settings) -> dict[str, str]:
+    """An operator's Authorization header."""
+    token = LocalIssuer(settings.run / "issuer").token("olga", {"operator"})
+    return {"Authorization": f"Bearer {token}"}
 
 
-async def set_fare(subject: Subject, origin: str, destination: str, dollars: int) -> None:
+async def operate(
+    subject: Subject, method: str, path: str, body: dict[str, Any], operator: dict[str, str]
+) -> dict[str, Any]:
+    """Change something, as an operator does; what it is then."""
+    url = f"{subject.settings.gateway_url}/v1/operations/{path}"
+    async with subject.http.request(method, url, json=body, headers=operator) as answer:
+        assert answer.status == 200, await answer.text()
+        changed: dict[str, Any] = await answer.json()
+        return changed
+
+
+async def delay(
+    subject: Subject, flight_id: str, minutes: int, operator: dict[str, str]
+) -> dict[str, Any]:
+    """Let a flight leave later than published."""
+    body = {"minutes": minutes, "reason": "fog"}
+    return await operate(subject, "POST", f"flights/{flight_id}/delay", body, operator)
+
+
+async def set_fare(
+    subject: Subject, origin: str, destination: str, dollars: int, operator: dict[str, str]
+) -> None:
     """Change what a route costs."""
-    request = UpdateFareRequest(
-        request_id=str(uuid.uuid4()),
-        origin=origin,
-        destination=destination,
-        base=wellknown.money(Decimal(dollars), "USD"),
-    )
-    async with channel_to(subject, "pricing") as channel:
-        await PricingServiceStub(channel).UpdateFare(request, timeout=DEADLINE)
+    body = {"base": {"currency": "USD", "amount": f"{dollars}.00"}}
+    await operate(subject, "PUT", f"fares/{origin}-{destination}", body, operator)
 
 
 @asynccontextmanager
@@ -78,19 +73,21 @@ async def a_flight(subject: Subject) -> tuple[str, str, str]:
     return segment["flight_id"], *ends
 
 
-async def test_a_delay_is_told_to_who_watches_the_flight(subject: Subject) -> None:
-    """UpdateFlight over gRPC, an event over REST; who was away is told on another connection."""
+async def test_a_delay_is_told_to_who_watches_the_flight(
+    subject: Subject, operator: dict[str, str]
+) -> None:
+    """A delay is an event at once; who was away is told on another connection."""
     flight_id, *_ = await a_flight(subject)
     path, source = f"/v1/flights/{flight_id}/events", EventSource()
     async with watching(subject, path, source) as answer:
         (before,) = await source.read(answer, 1)
-        await delay(subject, flight_id, 17)
+        await delay(subject, flight_id, 17, operator)
         (late,) = await source.read(answer, 1)
-    await delay(subject, flight_id, 23)
-    last = await delay(subject, flight_id, 0)
+    await delay(subject, flight_id, 23, operator)
+    last = await delay(subject, flight_id, 0, operator)
     async with watching(subject, path, source) as answer:
         (after,) = await source.read(answer, 1)
-        while after.data["version"] < last:  # the gateway had not heard of it yet
+        while after.data["version"] < last["version"]:  # the gateway had not heard of it yet
             (after,) = await source.read(answer, 1)
 
     assert {event.name for event in source.events} == {"flight"}
@@ -101,16 +98,18 @@ async def test_a_delay_is_told_to_who_watches_the_flight(subject: Subject) -> No
     assert before.data["version"] < late.data["version"] < after.data["version"]
 
 
-async def test_a_fare_is_told_to_who_watches_its_prices(subject: Subject) -> None:
-    """UpdateFare re-prices the flights of its route; nobody who was away misses the last price."""
+async def test_a_fare_is_told_to_who_watches_its_prices(
+    subject: Subject, operator: dict[str, str]
+) -> None:
+    """A fare re-prices the flights of its route; nobody who was away misses the last price."""
     flight_id, origin, destination = await a_flight(subject)
     path = f"/v1/prices/stream?flight_id={flight_id}&cabin=economy"
     source = EventSource()
     async with watching(subject, path, source) as answer:
         await source.read(answer, 1)
-        await set_fare(subject, origin, destination, 300)
+        await set_fare(subject, origin, destination, 300, operator)
         await source.read(answer, 1)
-    await set_fare(subject, origin, destination, 600)
+    await set_fare(subject, origin, destination, 600, operator)
     async with watching(subject, path, source) as answer:
         await source.read(answer, 1)
     fares = [Decimal(event.data["prices"][0]["fare"]["amount"]) for event in source.events]
@@ -118,3 +117,20 @@ async def test_a_fare_is_told_to_who_watches_its_prices(subject: Subject) -> Non
     assert [event.name for event in source.events] == ["price"] * 3
     assert fares[1] != fares[0]
     assert abs(fares[2] - 2 * fares[1]) <= Decimal("0.05")
+
+
+async def test_a_change_of_what_is_no_longer_so_is_refused(
+    subject: Subject, operator: dict[str, str]
+) -> None:
+    """Of two operators who look at a flight, the second is told that it has changed since."""
+    flight_id, *_ = await a_flight(subject)
+    seen = await delay(subject, flight_id, 5, operator)
+    await delay(subject, flight_id, 6, operator)
+    url = f"{subject.settings.gateway_url}/v1/operations/flights/{flight_id}/delay"
+    body = {"minutes": 9, "reason": "fog", "etag": seen["etag"]}
+    async with subject.http.post(url, json=body, headers=operator) as answer:
+        problem = await answer.json()
+    last = await delay(subject, flight_id, 0, operator)
+
+    assert (answer.status, problem["code"]) == (409, "ETAG_MISMATCH")
+    assert last["status"] == "scheduled"

@@ -1,10 +1,11 @@
-"""A traveller's way through the public API, and an operator's through gRPC."""
+"""A traveller's way through the public API."""
 
 import asyncio
 import json
 import os
 import subprocess
 import uuid
+from datetime import date, timedelta
 from typing import Any
 
 import pytest
@@ -97,6 +98,42 @@ async def test_a_booking_costs_what_was_quoted_and_takes_its_seat(
     oracle.check_booking(booking, quote)
     assert again == booking
     assert left == itinerary["segments"][0]["seats_available"] - 1
+
+
+async def test_a_round_trip_is_one_booking(subject: Subject, bearer: dict[str, str]) -> None:
+    """Both ways are found together, quoted by both ids, and booked at the sum of both prices."""
+    asked = some_searches()[0]
+    back = (date.fromisoformat(asked.date) + timedelta(days=5)).isoformat()
+    url = f"{subject.settings.gateway_url}/v1"
+    parameters = query_of(asked) | {"return_date": back}
+    async with subject.http.get(f"{url}/round-trips", params=parameters) as answer:
+        assert answer.status == 200, await answer.text()
+        trip = (await answer.json())["round_trips"][0]
+    ways = [trip["outbound"], trip["inbound"]]
+    wanted = {"itinerary_ids": [way["itinerary_id"] for way in ways], "passengers": 1}
+    async with subject.http.post(f"{url}/quotes", json=wanted) as answer:
+        assert answer.status == 201, await answer.text()
+        quote = await answer.json()
+    status, booking = await booked(subject, quote, bearer | {"Idempotency-Key": str(uuid.uuid4())})
+
+    assert ways[1]["segments"][0]["departure"]["time"].startswith(back)
+    assert trip["price"]["total"] == quote["total"] == booking["total"]
+    assert (status, booking["status"]) == (201, "confirmed")
+    assert [each["flight_id"] for each in booking["segments"]] == [
+        segment["flight_id"] for way in ways for segment in way["segments"]
+    ]
+
+
+async def test_the_calendar_has_the_price_that_search_finds(subject: Subject) -> None:
+    """The lowest price of a day is that of the first itinerary of that day."""
+    asked = some_searches()[0]
+    month = {"origin": asked.origin, "destination": asked.destination, "month": asked.date[:7]}
+    url = f"{subject.settings.gateway_url}/v1/fare-calendar"
+    async with subject.http.get(url, params=month) as answer:
+        assert answer.status == 200, await answer.text()
+        days = {day["date"]: day["per_passenger"] for day in (await answer.json())["days"]}
+
+    assert days[asked.date] == (await found(subject, asked))[0]["price"]["per_passenger"]
 
 
 async def seats(subject: Subject, asked: oracle.Asked, itinerary_id: str) -> int:

@@ -1,10 +1,12 @@
 """Messages that look like those of the services."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
+from google.type.date_pb2 import Date
 from google.type.money_pb2 import Money
 
 from consulmesh import wellknown
@@ -15,12 +17,16 @@ from flights.booking.v1.booking_pb2 import (
     Contact,
     Passenger,
 )
-from flights.pricing.v1.pricing_pb2 import CreateQuoteResponse, Quote, QuoteLine
+from flights.pricing.v1.pricing_pb2 import CreateQuoteResponse, Fare, Quote, QuoteLine
 from flights.schedule.v1.schedule_pb2 import FLIGHT_STATUS_SCHEDULED, CabinSeats, Flight
 from flights.search.v1.search_pb2 import (
     PRICE_BASIS_LIVE,
     Airport,
+    DayFare,
     Itinerary,
+    RoundTrip,
+    SearchFareCalendarResponse,
+    SearchRoundTripsResponse,
     Segment,
     SourcePosition,
 )
@@ -168,3 +174,41 @@ def booking(status: BookingStatus.ValueType, *flight_ids: str) -> Booking:
 def quote_created() -> CreateQuoteResponse:
     """The answer to whoever asked for the quote."""
     return CreateQuoteResponse(quote=quote())
+
+
+def round_trips() -> SearchRoundTripsResponse:
+    """One way there and back."""
+    return SearchRoundTripsResponse(
+        round_trips=[
+            RoundTrip(
+                outbound=itinerary(),
+                inbound=itinerary(OTHER_FLIGHT),
+                price_per_passenger=usd("418.20"),
+                price_total=usd("836.40"),
+            )
+        ],
+        next_page_token="more",
+        positions=positions(),
+    )
+
+
+def calendar(*days: int, unreachable: Sequence[int] = (3,)) -> SearchFareCalendarResponse:
+    """Prices of these days of December; by default of the second, and the third is unreachable."""
+    return SearchFareCalendarResponse(
+        days=[
+            DayFare(date=december(day), lowest_price=usd(f"{100 + day}")) for day in days or (2,)
+        ],
+        unreachable=map(december, unreachable),
+        price_basis=PRICE_BASIS_LIVE,
+        positions=positions(),
+    )
+
+
+def december(day: int) -> Date:
+    """A day of the month in which everything happens."""
+    return Date(year=2026, month=12, day=day)
+
+
+def fare() -> Fare:
+    """The base fare from JFK to LAX."""
+    return Fare(origin="JFK", destination="LAX", base=usd("140"), etag="f7")

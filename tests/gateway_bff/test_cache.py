@@ -28,7 +28,20 @@ from tests.flight_search.owners import flight_event, flight_removed, price_event
 NOON: Final = datetime(2026, 12, 1, 12, tzinfo=UTC)
 DAY: Final = date(2026, 12, 2)
 LEAVES: Final = datetime(2026, 12, 2, 15, tzinfo=UTC)
-QUESTION: Final = Question("JFK", "LAX", DAY, 1, "economy", 1, "price", 20, "")
+QUESTION: Final = Question(
+    origin="JFK",
+    destination="LAX",
+    day=DAY,
+    passengers=1,
+    cabin="economy",
+    max_stops=1,
+    carriers=(),
+    departs_from=None,
+    departs_before=None,
+    sort="price",
+    page_size=20,
+    page_token="",
+)
 OTHER: Final = QUESTION._replace(origin="SFO")
 ONE, TWO = "one", "two"  # histories
 
@@ -296,3 +309,12 @@ def test_topics_are_bounded() -> None:
 
     assert not world.give()
     assert world.needed() == {SCHEDULE: (ONE, 10), PRICING: (ONE, 10)}
+
+
+def test_an_answer_with_two_stops_is_not_kept() -> None:
+    """A flight in its middle leaves neither from its origin nor for its destination."""
+    world = World()
+    kept = world.give(question=QUESTION._replace(max_stops=2))
+
+    assert not kept
+    assert world.give()

@@ -58,3 +58,21 @@ async def test_an_unknown_flight_is_404(gateway: Gateway) -> None:
         problem = await response.json()
 
     assert (response.status, problem["code"]) == (404, "NOT_FOUND")
+
+
+async def test_a_flight_that_has_not_changed_is_not_sent_again(gateway: Gateway) -> None:
+    """Its ETag is that of all that is shown, seats too: another seat, another ETag."""
+    gateway.fakes.schedule.answers["GetFlight"] = GetFlightResponse(flight=examples.flight())
+    path = f"/v1/flights/{examples.FLIGHT}"
+    async with gateway.client.get(path) as response:
+        had = {"If-None-Match": response.headers["ETag"]}
+    async with gateway.client.get(path, headers=had) as same:
+        nothing = await same.read()
+    sold = examples.flight()
+    sold.cabins[0].available -= 1
+    gateway.fakes.schedule.answers["GetFlight"] = GetFlightResponse(flight=sold)
+    async with gateway.client.get(path, headers=had) as other:
+        await other.read()
+
+    assert (same.status, nothing) == (304, b"")
+    assert other.status == 200

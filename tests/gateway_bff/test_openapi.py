@@ -21,9 +21,12 @@ from tests.gateway_bff.conftest import Gateway
 from tests.gateway_bff.owner import price_list
 
 Document = dict[str, Any]
+OF_OPERATORS = {200, 400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 500, 503, 504}
 OPERATIONS = {
     ("GET", "/v1/airports"): {200, 400, 429, 500, 503, 504},
     ("GET", "/v1/itineraries"): {200, 400, 429, 500, 503, 504},
+    ("GET", "/v1/round-trips"): {200, 400, 429, 500, 503, 504},
+    ("GET", "/v1/fare-calendar"): {200, 400, 429, 500, 503, 504},
     ("GET", "/v1/flights/{flight_id}"): {200, 400, 404, 429, 500, 503, 504},
     ("GET", "/v1/flights/{flight_id}/events"): {200, 400, 404, 429, 500, 503, 504},
     ("GET", "/v1/prices/stream"): {200, 400, 404, 429, 500, 503, 504},
@@ -37,6 +40,9 @@ OPERATIONS = {
     ("POST", "/v1/bookings/{booking_id}/cancel"): {
         *(200, 400, 401, 403, 404, 408, 409, 413, 429, 500, 503, 504)
     },
+    ("POST", "/v1/operations/flights/{flight_id}/delay"): OF_OPERATORS,
+    ("POST", "/v1/operations/flights/{flight_id}/cancel"): OF_OPERATORS,
+    ("PUT", "/v1/operations/fares/{origin}-{destination}"): OF_OPERATORS,
 }
 
 
@@ -116,12 +122,19 @@ async def test_live_streams_are_documented_with_their_events(document: Document)
     assert named <= set(document["components"]["schemas"])
 
 
-async def test_bookings_are_documented_with_their_token(document: Document) -> None:
-    """Bookings, and they alone, say that they need a bearer token."""
-    secured = {path for _, path, operation in operations(document) if "security" in operation}
+@pytest.mark.parametrize(("role", "part"), [("customer", "bookings"), ("operator", "operations")])
+async def test_whose_token_is_needed_is_documented(
+    document: Document, role: str, part: str
+) -> None:
+    """What belongs to a role, and that alone, says that it needs a bearer token of it."""
+    secured = {
+        path
+        for _, path, operation in operations(document)
+        if {role: []} in operation.get("security", [])
+    }
 
-    assert secured == {path for _, path in OPERATIONS if "bookings" in path}
-    assert document["components"]["securitySchemes"]["customer"]["scheme"] == "bearer"
+    assert secured == {path for _, path in OPERATIONS if part in path}
+    assert document["components"]["securitySchemes"][role]["scheme"] == "bearer"
 
 
 async def test_the_document_is_shown_to_people(gateway: Gateway) -> None:
@@ -160,6 +173,9 @@ ANSWERS: list[tuple[type[BaseModel], Any]] = [
         ),
     ),
     (schemas.Itinerary, translate.itinerary(examples.itinerary(), CABIN_ECONOMY)),
+    (schemas.RoundTripPage, translate.round_trips(examples.round_trips(), CABIN_ECONOMY)),
+    (schemas.FareCalendar, translate.fare_calendar("2026-12", [examples.calendar()])),
+    (schemas.Fare, translate.fare(examples.fare())),
     (schemas.Flight, translate.flight(delayed())),
     (schemas.LivePrices, translate.prices(examples.FLIGHT, price_list(examples.FLIGHT, 2, 120))),
     (schemas.Quote, translate.quote(examples.quote())),

@@ -3,6 +3,7 @@ import datetime as dt
 import grpc
 import pytest
 from google.type.date_pb2 import Date
+from google.type.timeofday_pb2 import TimeOfDay
 
 from consulmesh.errors import Violation
 from flights.search.v1.search_pb2 import (
@@ -101,6 +102,21 @@ async def test_parameters_reach_search(gateway: Gateway) -> None:
     assert request.page_token == "opaque"
 
 
+async def test_filters_reach_search(gateway: Gateway) -> None:
+    """Carriers, of which there may be several, and the window of the first departure."""
+    gateway.fakes.search.answers["SearchItineraries"] = found()
+    filters = [("carrier", "b6"), ("carrier", "DL"), ("departs_from", "06:00")]
+
+    async with gateway.client.get("/v1/itineraries", params=[*QUERY.items(), *filters]) as response:
+        await response.read()
+    (request,) = gateway.fakes.search.requests
+
+    assert response.status == 200
+    assert request.query.carriers == ["B6", "DL"]
+    assert request.query.departs_from == TimeOfDay(hours=6)
+    assert not request.query.HasField("departs_before")
+
+
 async def test_an_answer_says_how_fresh_it_is(gateway: Gateway) -> None:
     """Lag per source and an opaque position are headers, so that equal results are equal bytes."""
     gateway.fakes.search.answers["SearchItineraries"] = found()
@@ -166,7 +182,10 @@ async def test_a_position_that_is_none_is_refused(gateway: Gateway, position: st
         ("date", "1796083200", "MALFORMED"),
         ("date", "2026-12-01T00:00:00", "MALFORMED"),
         ("cabin", "hold", "NOT_ALLOWED"),
-        ("max_stops", "2", "OUT_OF_RANGE"),
+        ("max_stops", "3", "OUT_OF_RANGE"),
+        ("carrier", "B", "MALFORMED"),
+        ("departs_from", "24:00", "MALFORMED"),
+        ("departs_before", "7:30", "MALFORMED"),
         ("max_stops", "-1", "OUT_OF_RANGE"),
         ("sort", "luck", "NOT_ALLOWED"),
         ("page_size", "0", "OUT_OF_RANGE"),
@@ -184,7 +203,9 @@ async def test_a_wrong_parameter_is_named(
 
     assert response.status == 400
     assert problem["code"] == "VALIDATION_FAILED"
-    assert [(e["field"], e["code"]) for e in problem["errors"]] == [(parameter, code)]
+    assert [(e["field"].partition("[")[0], e["code"]) for e in problem["errors"]] == [
+        (parameter, code)
+    ]
     assert gateway.fakes.search.requests == []
 
 
