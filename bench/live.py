@@ -133,7 +133,7 @@ async def run_gateway(parent: Connection, folder: str, owner: int) -> None:
     """The gateway's process: says its port, then what it has used whenever it is asked."""
     os.sched_setaffinity(0, {0})
     allow_many_files()
-    state, settings = Path(folder), Settings()
+    state, settings = Path(folder), Settings(limits={}, at_once=0)
     LocalIssuer(state / "issuer")
     target = f"127.0.0.1:{owner}"
     names = ("flight-search", "schedule", "pricing", "booking")

@@ -55,6 +55,7 @@ async def main() -> None:
                 await mesh.draining.wait()
                 app.state.draining = True
             await app.state.streams.end(_LAST_EVENTS)
+        await app.state.quotas.aclose()
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute, Match, Route
 
 from consulmesh.errors import PermissionDenied, Unauthenticated
 from gateway_bff import __version__, failures, openapi
+from gateway_bff.admission import PerAddress
 from gateway_bff.cache.answers import Answers
 from gateway_bff.cache.changes import Changes
 from gateway_bff.cache.repeats import RepeatSearches
@@ -23,6 +24,7 @@ from gateway_bff.connection import ClientGone
 from gateway_bff.edge import Edge
 from gateway_bff.live.sources import Live
 from gateway_bff.problems import Problem
+from gateway_bff.quotas import Quotas
 from gateway_bff.routes import (
     airports,
     bookings,
@@ -37,7 +39,7 @@ from gateway_bff.routes import (
 )
 from gateway_bff.settings import Settings
 from gateway_bff.sse import OpenStreams
-from gateway_bff.telemetry import CacheMetrics, HttpMetrics, LiveMetrics
+from gateway_bff.telemetry import CacheMetrics, HttpMetrics, LiveMetrics, QuotaMetrics
 from gateway_bff.upstreams import Upstreams
 
 _ROUTERS = (
@@ -75,9 +77,13 @@ def create_app(upstreams: Upstreams, settings: Settings, *, registry: CollectorR
     changes = Changes()
     app.state.live = live = Live.of(upstreams, LiveMetrics(registry), changes)
     app.state.answers = Answers(changes, live.lags, CacheMetrics(registry))
+    app.state.quotas = quotas = Quotas(
+        settings.limits, QuotaMetrics(registry), settings.quota_store
+    )
     app.state.draining = False
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]  # FastAPI's own way
     app.add_middleware(RepeatSearches, answers=app.state.answers)
+    app.add_middleware(PerAddress, quotas=quotas, settings=settings)
     app.add_middleware(Edge, metrics=HttpMetrics(registry))
     _answer_exceptions(app)
     return app

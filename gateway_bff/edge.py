@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from consulmesh.context import CallContext, use
 from consulmesh.logs import AccessRecord, access
 from consulmesh.propagation import AUTHORIZATION, REQUEST_ID, TRACEPARENT, extract
+from gateway_bff import quotas
 from gateway_bff.problems import Problem
 from gateway_bff.telemetry import HttpMetrics
 
@@ -76,7 +77,8 @@ class _Exchange:
             trace = self.context.trace.traceparent().encode("ascii")
             request_id = self.context.request_id.encode("ascii")
             headers = ((b"x-request-id", request_id), (b"traceparent", trace))
-            message["headers"] = [*message["headers"], *headers]
+            quota = self.scope.get(quotas.HEADERS, ())
+            message["headers"] = [*message["headers"], *headers, *quota]
         await self._send(message)
 
     async def fail(self, receive: Receive) -> None:

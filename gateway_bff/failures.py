@@ -37,7 +37,7 @@ _BY_STATUS = {
     StatusCode.NOT_FOUND: "NOT_FOUND",
     StatusCode.ALREADY_EXISTS: "CONFLICT",
     StatusCode.PERMISSION_DENIED: "FORBIDDEN",
-    StatusCode.RESOURCE_EXHAUSTED: "RATE_LIMITED",
+    StatusCode.RESOURCE_EXHAUSTED: "OVERLOADED",  # clients' quotas are counted here alone
     StatusCode.FAILED_PRECONDITION: "FAILED_PRECONDITION",
     StatusCode.ABORTED: "CONFLICT",
     StatusCode.OUT_OF_RANGE: "VALIDATION_FAILED",

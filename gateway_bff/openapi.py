@@ -10,6 +10,13 @@ from gateway_bff.schemas import LivePrices, Problem, Removed, Reset, Stale
 
 _REFERENCE = "#/components/schemas/{model}"
 _ANYWHERE = (400, 429, 500, 503, 504)
+_LATER = (429, 503)
+_WAIT = {
+    "Retry-After": {
+        "description": "Seconds to wait before another try",
+        "schema": {"type": "integer", "minimum": 1},
+    }
+}
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -17,7 +24,11 @@ Responses = dict[int | str, dict[str, Any]]
 def problems(*statuses: int) -> Responses:
     """The problem responses of an operation: these, and those that any of them may give."""
     responses: Responses = {
-        status: {"description": _description(status), "content": _content()}
+        status: {
+            "description": _description(status),
+            "content": _content(),
+            **({"headers": _WAIT} if status in _LATER else {}),
+        }
         for status in sorted({*statuses, *_ANYWHERE})
     }
     return responses | {"default": {"description": "Any other problem", "content": _content()}}

@@ -1,6 +1,7 @@
 """The kind of route that the public API is made of.
 
-A request of such a route has, in this order: a user where it needs one, a body of bounded size in
+A request of such a route has, in this order: a user where it needs one, its count where it changes
+something, a body of bounded size in
 JSON, its share of time from the one table of budgets, and the calls it caused cancelled when its
 client goes away.
 """
@@ -19,11 +20,15 @@ from starlette.types import Scope
 
 from consulmesh.context import Criticality, current, use, within
 from consulmesh.errors import PermissionDenied
+from consulmesh.users import User
 from gateway_bff.body import buffered
 from gateway_bff.connection import Connected
 from gateway_bff.problems import Problem, invalid
+from gateway_bff.quotas import Quotas, of_address, of_user
 from gateway_bff.settings import Settings
 from gateway_bff.upstreams import Upstreams
+
+_SAFE = frozenset({"GET", "HEAD"})
 
 _Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -42,7 +47,11 @@ class Route(APIRoute):
         handler = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
-            self.admit(request)
+            user = self.admit(request)
+            if request.method not in _SAFE:
+                quotas: Quotas = request.app.state.quotas
+                client = of_user(user) if user else of_address(request.scope)
+                await quotas.charge(self.name, client, request.scope)
             settings: Settings = request.app.state.settings
             _reject_repeated_parameters(request, self.repeatable)
             request = await self._with_body(request, settings)
@@ -55,8 +64,10 @@ class Route(APIRoute):
 
         return handle
 
-    def admit(self, request: Request) -> None:
-        """Raises what keeps this request out."""
+    def admit(self, request: Request) -> User | None:
+        """The user where one is needed; raises what keeps this request out."""
+        del request
+        return None
 
     async def _with_body(self, request: Request, settings: Settings) -> Request:
         if request.method == "GET":
@@ -73,11 +84,13 @@ class RoleRoute(Route):
     role: ClassVar[str]
     criticality = Criticality.CRITICAL_PLUS
 
-    def admit(self, request: Request) -> None:
+    def admit(self, request: Request) -> User | None:
         """Verifies the token before anything of the request is read."""
         upstreams: Upstreams = request.app.state.upstreams
-        if self.role not in upstreams.users.verify(current().token).roles:
+        user = upstreams.users.verify(current().token)
+        if self.role not in user.roles:
             raise PermissionDenied
+        return user
 
 
 class CustomerRoute(RoleRoute):

@@ -65,7 +65,8 @@ class _Config(uvicorn.Config):
             log_level="error",
             access_log=False,
             server_header=False,
-            proxy_headers=False,  # nobody in front of us is known, so nobody is believed
+            proxy_headers=bool(settings.trusted_proxies),  # nobody else is believed
+            forwarded_allow_ips=settings.trusted_proxies,
             backlog=_BACKLOG,
             timeout_keep_alive=round(settings.keep_alive.total_seconds()),
             timeout_graceful_shutdown=max(1, round(grace.total_seconds())),

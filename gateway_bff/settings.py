@@ -9,6 +9,7 @@ from typing import Any, Self
 import orjson
 
 from consulmesh import ConfigError
+from gateway_bff.quotas import DEFAULT_LIMITS, MEMORY, REQUESTS, Limit
 
 BUDGETS: Mapping[str, float] = MappingProxyType(
     {
@@ -32,6 +33,7 @@ MESH_ROUTE_BUDGETS overrides any of them: `{"quote": 0.8}`."""
 
 LONGEST_BUDGET = 300.0
 DEFAULT_PORT = 8080
+_STORES = ("redis://", "rediss://")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,14 +50,22 @@ class Settings:
     stalled: timedelta = timedelta(seconds=30)  # how long the reader of a stream may stop reading
     compose: timedelta = timedelta(milliseconds=500)  # for what an answer can do without
     search_shards: int = 1  # by which search is divided
+    limits: Mapping[str, Limit] = field(default_factory=lambda: _limits("{}"))
+    quota_store: str = MEMORY  # or the URL of a Redis or Valkey, for several gateways together
+    at_once: int = 100  # requests of one address, streams too; 0 for any number
+    trusted_proxies: str = ""  # whose X-Forwarded-For is believed: addresses or networks
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
-        """Settings by MESH_ROUTE_BUDGETS and SEARCH_SHARDS; raises ConfigError."""
+        """Settings by the environment (docs/operations.md); raises ConfigError."""
         text = environ.get("MESH_ROUTE_BUDGETS", "").strip()
         return cls(
             budgets={**BUDGETS, **_budgets(text)} if text else BUDGETS,
             search_shards=_shards(environ.get("SEARCH_SHARDS", "").strip() or "1"),
+            limits=_limits(environ.get("MESH_RATE_LIMITS", "").strip() or "{}"),
+            quota_store=_store(environ.get("MESH_RATE_LIMIT_STORE", "").strip() or MEMORY),
+            at_once=_at_once(environ.get("MESH_REQUESTS_AT_ONCE", "").strip() or "100"),
+            trusted_proxies=environ.get("MESH_TRUSTED_PROXIES", "").strip(),
         )
 
 
@@ -65,17 +75,53 @@ def _shards(text: str) -> int:
     return int(text)
 
 
+def _limits(text: str) -> dict[str, Limit]:
+    """The limits as they stand, with what the text says otherwise; none for `off`."""
+    if text == "off":
+        return {}
+    given = _object("MESH_RATE_LIMITS", text)
+    if unknown := given.keys() - {REQUESTS, *BUDGETS}:
+        known = ", ".join([REQUESTS, *BUDGETS])
+        raise ConfigError(f"MESH_RATE_LIMITS: {sorted(unknown)} are none of {known}")
+    limits: dict[str, Limit] = {}
+    for name, limit in {**DEFAULT_LIMITS, **given}.items():
+        if limit is None:
+            continue
+        try:
+            limits[name] = Limit.parse(limit if isinstance(limit, str) else repr(limit))
+        except ValueError as error:
+            raise ConfigError(f"MESH_RATE_LIMITS: {name}: {error}") from None
+    return limits
+
+
+def _store(text: str) -> str:
+    if text != MEMORY and not text.startswith(_STORES):
+        raise ConfigError(f"MESH_RATE_LIMIT_STORE: not {MEMORY} or a URL of {', '.join(_STORES)}")
+    return text
+
+
+def _at_once(text: str) -> int:
+    if not text.isdecimal():
+        raise ConfigError(f"MESH_REQUESTS_AT_ONCE: {text!r} is not a number of requests")
+    return int(text)
+
+
 def _budgets(text: str) -> dict[str, float]:
-    try:
-        given = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise ConfigError(f"MESH_ROUTE_BUDGETS: not JSON: {error}") from error
-    if not isinstance(given, dict):
-        raise ConfigError("MESH_ROUTE_BUDGETS: not an object of names and seconds")
+    given = _object("MESH_ROUTE_BUDGETS", text)
     if unknown := given.keys() - BUDGETS.keys():
         known = ", ".join(BUDGETS)
         raise ConfigError(f"MESH_ROUTE_BUDGETS: {sorted(unknown)} are none of {known}")
     return {name: _seconds(name, value) for name, value in given.items()}
+
+
+def _object(variable: str, text: str) -> dict[str, Any]:
+    try:
+        given = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise ConfigError(f"{variable}: not JSON: {error}") from error
+    if not isinstance(given, dict):
+        raise ConfigError(f"{variable}: not an object, by names")
+    return given
 
 
 def _seconds(name: str, value: Any) -> float:

@@ -91,6 +91,31 @@ class LiveMetrics:
         )
 
 
+class QuotaMetrics:
+    """What was refused because it was too much. A registry holds them once."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._refused = Counter(
+            "gateway_rate_limited",
+            "Requests that were too many, by the limit that they were above.",
+            ("policy",),
+            registry=registry,
+        )
+        self._failures = Counter(
+            "gateway_rate_limit_store_failures",
+            "Requests that were admitted because the shared store of limits was away.",
+            registry=registry,
+        )
+
+    def refused(self, policy: str) -> None:
+        """A request was refused."""
+        self._refused.labels(policy).inc()
+
+    def store_failed(self) -> None:
+        """A request was admitted, nobody knows whether it was too much."""
+        self._failures.inc()
+
+
 class CacheMetrics:
     """How often an answer could be used again. A registry holds them once."""
 

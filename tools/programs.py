@@ -21,6 +21,8 @@ SERVICES = {
 }
 DURABLE = {"schedule", "pricing", "booking"}  # those with a database of their own at DATABASE_URL
 GATEWAY = "gateway-bff"
+# On one machine every client has the same address, and load is what it is for.
+UNLIMITED = {"MESH_RATE_LIMITS": "off", "MESH_REQUESTS_AT_ONCE": "0"}
 ADS = "mesh-ads"
 CONSUL = "consul"
 POSTGRES = "postgres"
@@ -159,6 +161,7 @@ def mesh_programs(settings: Settings, replicas: int) -> Iterator[Program]:
         20,
         MESH_INSTANCE_ID=f"{GATEWAY}-1",
         MESH_PORT=settings.ports.gateway,
+        **{name: os.environ.get(name, value) for name, value in UNLIMITED.items()},
         **({"SEARCH_SHARDS": settings.shards} if settings.shards > 1 else {}),
     )
 
@@ -203,9 +206,14 @@ serverurl=unix://{socket}
     return "\n".join([head, *(section(settings, program) for program in wanted)])
 
 
+def quoted(value: str) -> str:
+    """The value as supervisor reads it again; it knows no escapes."""
+    return f"'{value}'" if '"' in value else f'"{value}"'
+
+
 def section(settings: Settings, program: Program) -> str:
     """Supervisor's section for one process; supervisor expands what follows a %."""
-    pairs = ",".join(f'{key}="{value}"' for key, value in program.environment.items())
+    pairs = ",".join(f"{key}={quoted(value)}" for key, value in program.environment.items())
     environment = f"environment={pairs}\n".replace("%", "%%") if pairs else ""
     user = f"user={program.user}\n" if program.user else ""
     return f"""\

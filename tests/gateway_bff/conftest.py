@@ -31,6 +31,8 @@ SETTINGS = Settings(
     header_patience=timedelta(milliseconds=500),
     heartbeat=timedelta(milliseconds=50),
     compose=timedelta(milliseconds=200),
+    limits={},
+    at_once=0,
 )
 
 
@@ -93,6 +95,7 @@ async def running_gateway(
         ) as client,
     ):
         yield Gateway(app, port, client, fakes)
+    await app.state.quotas.aclose()
 
 
 @pytest.fixture(scope="session")

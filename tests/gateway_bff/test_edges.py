@@ -340,7 +340,7 @@ async def test_only_paths_that_exist_are_found(gateway: Gateway, path: str) -> N
         (grpc.StatusCode.NOT_FOUND, 404, "NOT_FOUND"),
         (grpc.StatusCode.ALREADY_EXISTS, 409, "CONFLICT"),
         (grpc.StatusCode.ABORTED, 409, "CONFLICT"),
-        (grpc.StatusCode.RESOURCE_EXHAUSTED, 429, "RATE_LIMITED"),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, 503, "OVERLOADED"),
         (grpc.StatusCode.INTERNAL, 500, "INTERNAL"),
         (grpc.StatusCode.UNKNOWN, 500, "INTERNAL"),
         (grpc.StatusCode.DATA_LOSS, 500, "INTERNAL"),
@@ -366,13 +366,13 @@ async def test_every_status_has_its_problem(
 async def test_retry_after_is_what_the_service_says(gateway: Gateway) -> None:
     """RetryInfo becomes Retry-After, rounded up to seconds."""
     gateway.fakes.pricing.answers["GetQuote"] = refusal(
-        grpc.StatusCode.RESOURCE_EXHAUSTED, "QUOTA", retry_after=timedelta(milliseconds=2300)
+        grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", retry_after=timedelta(milliseconds=2300)
     )
 
     async with gateway.client.get(f"/v1/quotes/{examples.QUOTE}") as response:
         await response.read()
 
-    assert response.status == 429
+    assert response.status == 503
     assert response.headers["Retry-After"] == "3"
 
 

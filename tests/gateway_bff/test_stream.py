@@ -21,7 +21,7 @@ from flights.search.v1.search_pb2_grpc import (
     SearchServiceStub,
     add_SearchServiceServicer_to_server,
 )
-from gateway_bff.settings import BUDGETS, Settings
+from gateway_bff.settings import BUDGETS
 from gateway_bff.upstreams import Upstreams
 from tests.gateway_bff import examples
 from tests.gateway_bff.conftest import SETTINGS, Gateway, running_gateway
@@ -306,7 +306,7 @@ async def test_a_reader_that_stalls_is_given_up(upstreams: tuple[Upstreams, Fake
 
 async def test_a_stream_has_its_budget(upstreams: tuple[Upstreams, Fakes]) -> None:
     """A search that does not end is ended at the deadline of the route, by an event."""
-    settings = Settings(budgets={**BUDGETS, "stream": 0.3})
+    settings = replace(SETTINGS, budgets={**BUDGETS, "stream": 0.3})
     upstreams[1].reset()
     upstreams[1].search.answers["StreamItineraries"] = [response("flt_a"), forever]
 
