@@ -32,6 +32,7 @@ from bench.overhead import Child
 from bench.steady import times
 from consulmesh import wellknown
 from consulmesh.testing import StaticMesh, running
+from consulmesh.topology import Topology
 from consulmesh.users import LocalIssuer, TokenVerifier
 from eventstream import Database, Feed, Outbox
 from flights.booking.v1.booking_pb2_grpc import BookingServiceStub
@@ -129,6 +130,11 @@ async def run_owner(parent: Connection, folder: str) -> None:
                 parent.send(await pricing.change())
 
 
+async def no_consul() -> Topology:
+    """A mesh that nobody lists."""
+    return Topology(services=(), edges=())
+
+
 async def run_gateway(parent: Connection, folder: str, owner: int) -> None:
     """The gateway's process: says its port, then what it has used whenever it is asked."""
     os.sched_setaffinity(0, {0})
@@ -145,6 +151,7 @@ async def run_gateway(parent: Connection, folder: str, owner: int) -> None:
             booking=BookingServiceStub(mesh.channel("booking")),
             users=TokenVerifier.from_env({}, state),
             is_reachable=Readiness(mesh.channel("flight-search")),
+            topology=no_consul,
         )
         app = create_app(upstreams, settings, registry=CollectorRegistry())
         for name, job in app.state.live.jobs().items():

@@ -45,6 +45,11 @@ class Query:
         return "&".join([self.path, *(f"{name}={value}" for name, value in self.params)])
 
     @classmethod
+    def services(cls) -> Self:
+        """The names of all services, as the keys of an object."""
+        return cls(path="/v1/catalog/services")
+
+    @classmethod
     def health(cls, service: str, **params: str) -> Self:
         """All instances of a service with their checks; `params` are filter, passing, dc, peer."""
         return cls(path=f"/v1/health/service/{_segment(service)}", params=tuple(params.items()))
@@ -58,6 +63,11 @@ class Query:
     def config_entry(cls, kind: str, name: str) -> Self:
         """One config entry; its absence is an answer too (data None)."""
         return cls(path=f"/v1/config/{_segment(kind)}/{_segment(name)}")
+
+    @classmethod
+    def config_entries(cls, kind: str) -> Self:
+        """All config entries of a kind."""
+        return cls(path=f"/v1/config/{_segment(kind)}")
 
     @classmethod
     def agent_service(cls, instance_id: str) -> Self:

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final, Self
 
@@ -24,6 +25,7 @@ from consulmesh.member import Member
 from consulmesh.metrics import metrics_endpoint
 from consulmesh.registration import Check, Registration
 from consulmesh.slots import Slot, SlotTakenError
+from consulmesh.topology import START_TIME, Topology, topology
 from consulmesh.xds.bootstrap import bootstrap, channel_options, installed
 from consulmesh.xds.collector import collected
 from consulmesh.xds.directory import Directory
@@ -67,6 +69,7 @@ class Mesh(Member):
         self._consul = consul
         self._directory = directory
         self._options = (*CHANNEL_OPTIONS, *options)
+        self._start_time = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
     @classmethod
     @asynccontextmanager
@@ -90,6 +93,10 @@ class Mesh(Member):
         with drained_by_signals(self.draining):
             async with self._listed(port, check, {}):
                 yield
+
+    async def topology(self) -> Topology:
+        """Return the whole mesh as Consul shows it now; raises ConsulError."""
+        return await topology(self._consul)
 
     async def aclose(self) -> None:
         """Cancel the background jobs and close the channels; may be called twice."""
@@ -156,7 +163,7 @@ class Mesh(Member):
             check=check,
             version=self.config.version,
             weight=self.config.weight,
-            meta={**meta, **own},
+            meta={**meta, **own, START_TIME: self._start_time},
         )
 
 

@@ -38,6 +38,7 @@ async def main() -> None:
             booking=BookingServiceStub(mesh.channel("booking", relay_token=True)),
             users=TokenVerifier.from_env(environ, config.state_dir),
             is_reachable=Readiness(mesh.channel("flight-search")),
+            topology=mesh.topology,
         )
         app = create_app(upstreams, settings, registry=REGISTRY)
         for name, job in app.state.live.jobs().items():

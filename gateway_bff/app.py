@@ -32,6 +32,7 @@ from gateway_bff.routes import (
     flights,
     itineraries,
     live,
+    mesh,
     operations,
     quotes,
     round_trips,
@@ -52,6 +53,7 @@ _ROUTERS = (
     quotes,
     bookings,
     operations,
+    mesh,
     system,
 )
 

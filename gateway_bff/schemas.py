@@ -4,7 +4,7 @@ Answers are not made of these; `translate` writes them, and tests hold the two t
 """
 
 import datetime as dt
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -264,6 +264,42 @@ class BookingPage(BaseModel):
 
     bookings: list[Booking]
     next_page_token: str | None = None
+
+
+class Instance(BaseModel):
+    """A process of a service; `since` is when it began."""
+
+    id: str
+    address: Annotated[str, Field(examples=["127.0.0.1:41233"])]
+    version: str
+    status: Literal["passing", "warning", "critical"]
+    since: dt.datetime | None = None
+
+
+class Service(BaseModel):
+    """A service; `policy` has Consul's config entries about it by kind.
+
+    `warnings` are parts of the policy that have no effect.
+    """
+
+    name: str
+    instances: list[Instance]
+    policy: dict[str, dict[str, Any]]
+    warnings: list[str]
+
+
+class Edge(BaseModel):
+    """Who may call whom; `*` is anybody."""
+
+    from_: Annotated[str, Field(alias="from")]
+    to: str
+
+
+class Mesh(BaseModel):
+    """The services behind the gateway, and who may call whom."""
+
+    services: list[Service]
+    edges: list[Edge]
 
 
 class FieldError(BaseModel):

@@ -24,6 +24,7 @@ BUDGETS: Mapping[str, float] = MappingProxyType(
         "booking": 5.0,
         "bookings": 2.0,
         "operation": 3.0,
+        "mesh": 5.0,
         "ready": 0.5,
     }
 )

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from consulmesh.topology import Topology
 from consulmesh.users import User
 from flights.booking.v1.booking_pb2_grpc import BookingServiceStub
 from flights.pricing.v1.pricing_pb2_grpc import PricingServiceStub
@@ -29,3 +30,5 @@ class Upstreams:
     users: Verifier
     is_reachable: Callable[[], Awaitable[bool]]
     """Whether search answers through the mesh, for which Consul must have been seen once."""
+    topology: Callable[[], Awaitable[Topology]]
+    """The whole mesh as Consul has it; raises consulmesh.consul_api.ConsulError."""

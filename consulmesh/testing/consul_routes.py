@@ -29,6 +29,7 @@ class ConsulRoutes:
             web.put("/v1/agent/service/maintenance/{id}", self._maintenance),
             web.get("/v1/agent/service/{id}", self._agent_service),
             web.get("/v1/agent/services", self._agent_services),
+            web.get("/v1/catalog/services", self._services),
             web.get("/v1/health/service/{name}", self._health),
             web.get("/v1/discovery-chain/{name}", self._chain),
             web.put("/v1/config", self._put_config),
@@ -103,6 +104,13 @@ class ConsulRoutes:
         empty = self._agent.fault is Fault.EMPTY_LISTS
         services = {} if empty else {i: r.service for i, r in self._agent.state.services.items()}
         return web.json_response(services)
+
+    async def _services(self, request: web.Request) -> web.Response:
+        registered = self._agent.state.services.values()
+        tags: Json = {"consul": []}
+        for each in registered:
+            tags.setdefault(each.service["Service"], []).extend(each.service.get("Tags") or [])
+        return web.json_response(tags)
 
     async def _health(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]

@@ -19,6 +19,7 @@ from consulmesh.consul_api import ConsulApi, ConsulError, Query
 from consulmesh.instances import Listed, Status
 from consulmesh.registration import Check
 from consulmesh.testing import FakeConsul, real_consul
+from consulmesh.topology import topology
 from tests.consulmesh.consuls import (
     AnyConsul,
     Views,
@@ -500,3 +501,32 @@ async def test_a_cut_connection_is_a_consul_error(fragile_consul: AnyConsul) -> 
             await asyncio.wait_for(waiting, 5)
 
     assert error.value.status is None
+
+
+async def test_the_mesh_is_shown_as_consul_has_it(consul: AnyConsul, api: ConsulApi) -> None:
+    """All instances, also those that fail; config entries; what they ask for without effect."""
+    await tell(api, registration("shown", 1, check=unprobed()), proven=True)
+    await tell(api, registration("shown", 2, number=2, check=unprobed()))
+    await put(
+        consul, "/v1/config", {"Kind": "service-defaults", "Name": "shown", "Protocol": "grpc"}
+    )
+    limits = {"Defaults": {"Limits": {"MaxConnections": 7}}}
+    web = {"Kind": "service-defaults", "Name": "web", "Protocol": "grpc", "UpstreamConfig": limits}
+    await put(consul, "/v1/config", web)
+    sources = [{"Name": "web", "Action": "allow"}, {"Name": "app", "Action": "deny"}]
+    await put(
+        consul, "/v1/config", {"Kind": "service-intentions", "Name": "shown", "Sources": sources}
+    )
+    await asked_until(api, Query.health("shown"), lambda data: len(data) == 2)
+    found = await topology(api)
+    (service,) = (each for each in found.services if each.name == "shown")
+
+    assert [(each.id, each.status) for each in service.instances] == [
+        ("shown-1", Status.PASSING),
+        ("shown-2", Status.CRITICAL),
+    ]
+    assert service.policy["service-defaults"]["Protocol"] == "grpc"
+    assert set(service.policy["service-defaults"]).isdisjoint({"Kind", "Name", "ModifyIndex"})
+    assert "UpstreamConfig of the caller: Limits is not applied" in service.warnings
+    assert "consul" not in {each.name for each in found.services}
+    assert [edge for edge in found.edges if edge[1] == "shown"] == [("web", "shown")]

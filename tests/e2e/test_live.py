@@ -134,3 +134,19 @@ async def test_a_change_of_what_is_no_longer_so_is_refused(
 
     assert (answer.status, problem["code"]) == (409, "ETAG_MISMATCH")
     assert last["status"] == "scheduled"
+
+
+async def test_an_operator_sees_the_mesh(subject: Subject, operator: dict[str, str]) -> None:
+    """Every service with its instances, their versions and health, and who may call whom."""
+    url = f"{subject.settings.gateway_url}/v1/mesh"
+    async with subject.http.get(url, headers=operator) as answer:
+        assert answer.status == 200, await answer.text()
+        mesh = await answer.json()
+    by_name = {service["name"]: service for service in mesh["services"]}
+
+    assert {"booking", "flight-search", "gateway-bff", "pricing", "schedule"} <= set(by_name)
+    assert {each["status"] for each in by_name["booking"]["instances"]} == {"passing"}
+    assert all(each["since"] for each in by_name["booking"]["instances"])
+    assert by_name["booking"]["policy"]["service-defaults"]["Protocol"] == "grpc"
+    assert {"from": "gateway-bff", "to": "booking"} in mesh["edges"]
+    assert {"from": "pricing", "to": "booking"} not in mesh["edges"]

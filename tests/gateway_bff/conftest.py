@@ -75,6 +75,7 @@ async def upstreams(keys: Path) -> AsyncIterator[tuple[Upstreams, Fakes]]:
                 booking=BookingServiceStub(relaying),
                 users=TokenVerifier(DEFAULT_ISSUER, DEFAULT_AUDIENCE, keys / "jwks.json"),
                 is_reachable=Readiness(plain),
+                topology=fakes.topology,
             ),
             fakes,
         )

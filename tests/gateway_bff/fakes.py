@@ -14,10 +14,12 @@ from typing import Any
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
 from consulmesh.context import CallContext, current
 from consulmesh.errors import Violation
+from consulmesh.topology import Topology
 from flights.booking.v1 import booking_pb2, booking_pb2_grpc
 from flights.pricing.v1 import pricing_pb2, pricing_pb2_grpc
 from flights.schedule.v1 import schedule_pb2, schedule_pb2_grpc
@@ -151,11 +153,18 @@ class Fakes:
     schedule: FakeService = field(default_factory=FakeService)
     pricing: FakeService = field(default_factory=FakeService)
     booking: FakeService = field(default_factory=FakeService)
+    mesh: Answer = None
+
+    async def topology(self) -> Topology:
+        """What Consul shows: `mesh`, or nothing."""
+        said: Topology = await _said(self.mesh or Topology(services=(), edges=()), Empty())
+        return said
 
     def reset(self) -> None:
         """Forget what was said and asked."""
         for fake in (self.search, self.schedule, self.pricing, self.booking):
             fake.reset()
+        self.mesh = None
 
     def add_to(self, server: Any) -> None:
         """Serve all four on one server."""
