@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import grpc
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi_offline import FastAPIOffline
 from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -63,7 +64,7 @@ def create_app(upstreams: Upstreams, settings: Settings, *, registry: CollectorR
 
     `app.state.live` has jobs, which the process must run for live streams and the cache to work.
     """
-    app = FastAPI(
+    app = FastAPIOffline(  # it only serves the page of /docs itself, with what that loads
         title="flightmesh",
         summary="Flights: search, quote, book",
         version=__version__,
@@ -71,6 +72,7 @@ def create_app(upstreams: Upstreams, settings: Settings, *, registry: CollectorR
         routes=[route for module in _ROUTERS for route in module.router.routes],
         redirect_slashes=False,
         redoc_url=None,
+        static_url="/docs/static",
     )
     app.state.upstreams = upstreams
     app.state.settings = settings

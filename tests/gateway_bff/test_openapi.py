@@ -141,12 +141,19 @@ async def test_whose_token_is_needed_is_documented(
 
 
 async def test_the_document_is_shown_to_people(gateway: Gateway) -> None:
-    """There is a page that shows the document."""
+    """There is a page that shows the document, and nothing of it comes from elsewhere."""
     async with gateway.client.get("/docs") as response:
         page = await response.text()
+    parts = re.findall(r'(?:src|href)="([^"]+)"', page)
+    loaded = [await gateway.client.get(part) for part in parts]
+    for answer in loaded:
+        await answer.read()
 
     assert response.status == 200
     assert "/openapi.json" in page
+    assert len(parts) >= 3
+    assert all(part.startswith("/docs/static/") for part in parts)
+    assert {answer.status for answer in loaded} == {200}
 
 
 def rejected() -> dict[str, Any]:
