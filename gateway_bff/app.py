@@ -44,6 +44,8 @@ from gateway_bff.sse import OpenStreams
 from gateway_bff.telemetry import CacheMetrics, HttpMetrics, LiveMetrics, QuotaMetrics
 from gateway_bff.upstreams import Upstreams
 
+# The edge has it. FastAPI's own looks into the environment thrice a request for who wants it.
+_NO_TELEMETRY = {"tracing": False, "metrics": False, "logs": False}
 _ROUTERS = (
     itineraries,
     round_trips,
@@ -73,6 +75,7 @@ def create_app(upstreams: Upstreams, settings: Settings, *, registry: CollectorR
         redirect_slashes=False,
         redoc_url=None,
         static_url="/docs/static",
+        telemetry=_NO_TELEMETRY,
     )
     app.state.upstreams = upstreams
     app.state.settings = settings
