@@ -73,6 +73,7 @@ async def serve(
         server = mesh.server(status_codes=STATUS_CODES)
         add_BookingServiceServicer_to_server(servicer, server)
         add_inbox_service(server, users, inbox)
+        mesh.start(users.run(), name="keys of users")
         mesh.start(changes.run(), name="booking changes")
         mesh.start(runner.run(), name="saga runner")
         mesh.start(count_unfinished(store, clock), name="saga metrics")

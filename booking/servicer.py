@@ -62,7 +62,7 @@ class BookingServicer(BookingServiceServicer):
         ],
     ) -> pb.CreateBookingResponse:
         """Book; answer when it is settled, or shortly before the deadline."""
-        user = self._user(needs="customer")
+        user = await self._user(needs="customer")
         asked = domain.BookingRequest.of(
             request_id=request.request_id,
             quote_id=request.quote_id,
@@ -78,7 +78,7 @@ class BookingServicer(BookingServiceServicer):
         context: grpc.aio.ServicerContext[pb.GetBookingRequest, Awaitable[pb.GetBookingResponse]],
     ) -> pb.GetBookingResponse:
         """One booking of the user."""
-        booking = await self._service.get(self._user(), request.booking_id)
+        booking = await self._service.get(await self._user(), request.booking_id)
         return pb.GetBookingResponse(booking=booking_message(booking))
 
     async def ListBookings(
@@ -89,7 +89,7 @@ class BookingServicer(BookingServiceServicer):
         ],
     ) -> pb.ListBookingsResponse:
         """The user's bookings, newest first."""
-        user = self._user()
+        user = await self._user()
         after = _position(request.page_token) if request.page_token else None
         page, end = await self._service.page(user, after, _page_size(request.page_size))
         return pb.ListBookingsResponse(
@@ -105,7 +105,7 @@ class BookingServicer(BookingServiceServicer):
         ],
     ) -> pb.CancelBookingResponse:
         """Give a confirmed or affected booking back."""
-        user = self._user()
+        user = await self._user()
         booking = await self._service.cancel(user, request.booking_id, request.request_id)
         return pb.CancelBookingResponse(booking=booking_message(booking))
 
@@ -117,7 +117,8 @@ class BookingServicer(BookingServiceServicer):
         ],
     ) -> AsyncIterator[pb.WatchBookingResponse]:
         """The states of one booking, until it is settled."""
-        async with aclosing(self._service.watch(self._user(), request.booking_id)) as states:
+        user = await self._user()
+        async with aclosing(self._service.watch(user, request.booking_id)) as states:
             async for booking in states:
                 yield pb.WatchBookingResponse(booking=booking_message(booking))
 
@@ -147,7 +148,7 @@ class BookingServicer(BookingServiceServicer):
         ],
     ) -> pb.ListUnfinishedSagasResponse:
         """Sagas that have not ended, for operators."""
-        self._user(needs="operator")
+        await self._user(needs="operator")
         after = _position(request.page_token) if request.page_token else None
         page, end = await self._service.unfinished(after, _page_size(request.page_size))
         return pb.ListUnfinishedSagasResponse(
@@ -156,8 +157,8 @@ class BookingServicer(BookingServiceServicer):
             read_time=timestamp(self._clock()),
         )
 
-    def _user(self, *, needs: str | None = None) -> domain.User:
-        user = self._tokens.verify(calls.current().token)
+    async def _user(self, *, needs: str | None = None) -> domain.User:
+        user = await self._tokens.verify(calls.current().token)
         if needs is not None and needs not in user.roles:
             raise PermissionDenied(f"This needs the role {needs}.")
         return domain.User(issuer=user.issuer, subject=user.subject)

@@ -71,8 +71,8 @@ class MeshConfig:
             port=env.read("MESH_PORT", _port, 0),
             advertise_host=_advertise_host(env, host),
             metrics_port=env.read("MESH_METRICS_PORT", _optional_port, 0),
-            check_interval=env.read("MESH_CHECK_INTERVAL", _duration, timedelta(seconds=1)),
-            drain_grace=env.read("MESH_DRAIN_GRACE", _duration, timedelta(seconds=10)),
+            check_interval=env.read("MESH_CHECK_INTERVAL", duration, timedelta(seconds=1)),
+            drain_grace=env.read("MESH_DRAIN_GRACE", duration, timedelta(seconds=10)),
             weight=env.read("MESH_WEIGHT", _weight, 1),
             log_level=env.read("MESH_LOG_LEVEL", _log_level, "info"),
         )
@@ -147,7 +147,8 @@ def _weight(text: str) -> int:
     return int(text)
 
 
-def _duration(text: str) -> timedelta:
+def duration(text: str) -> timedelta:
+    """The time span of `500ms`, `1s`, `2m` or seconds; raises ValueError."""
     if not (match := DURATION.fullmatch(text)):
         raise ValueError(f"{text!r} is not a duration such as 500ms, 1s, 2m or seconds")
     if not (seconds := float(match[1]) * UNITS[match[2] or "s"]):

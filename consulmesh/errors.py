@@ -76,6 +76,14 @@ class PermissionDenied(Exception):  # noqa: N818 - named after its status code
         super().__init__(message)
 
 
+class Unavailable(Exception):  # noqa: N818 - named after its status code
+    """Something that this takes is away for now; it may be there when asked again."""
+
+    def __init__(self, message: str, *, reason: str = "UNAVAILABLE") -> None:
+        self.reason = reason
+        super().__init__(message)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """The outcome of a call that failed. `reason` is "" where no ErrorInfo came with it."""

@@ -1,7 +1,7 @@
-"""End users: bearer tokens (JWT, ES256) verified against a file of public keys, and a local issuer.
+"""End users: bearer tokens (JWT) verified against their issuer's public keys, and a local issuer.
 
-Claims follow RFC 9068 (`typ` is `at+jwt`), verification RFC 8725. The verifier says the same text
-for whatever is wrong with a token.
+Tokens follow RFC 9068 (`typ` is `at+jwt`), as far as the configuration does not say otherwise;
+verification follows RFC 8725. The verifier says the same text for whatever is wrong with a token.
 """
 
 from __future__ import annotations
@@ -11,32 +11,37 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, Self
 
 import jwt
-import structlog
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from jwt import PyJWK
 from jwt.algorithms import ECAlgorithm
 
+from consulmesh.config import ConfigError, Environment, duration
 from consulmesh.errors import Unauthenticated
+from consulmesh.keys import ALGORITHMS, DEFAULT_ALGORITHMS, KeyFile, KeySource
+from consulmesh.oidc import DEFAULT_PACE, OidcKeys, issuer_url
 
 _ALGORITHM: Final = "ES256"
 _TYPE: Final = "at+jwt"
+_TYPES: Final = frozenset({_TYPE})
+_NO_TYPE: Final = "absent"  # how a setting names the type of a token that has none
+_ROLES: Final = ("roles",)
 _REQUIRED: Final = ["exp", "iat", "iss", "aud", "sub"]
 _CLOCK_SKEW: Final = timedelta(seconds=5)
 _LONGEST_TOKEN: Final = 4096
 
 DEFAULT_ISSUER: Final = "https://issuer.flightmesh.local"
 DEFAULT_AUDIENCE: Final = "flightmesh"
-
-_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,57 +56,90 @@ class User:
 class TokenVerifier:
     """Tells the user of a token.
 
-    The key file is read again when it changes; while it cannot be read the last good keys count.
+    Issuer, audience, algorithms and types are what we expect, whatever a token says of itself;
+    `types` are in lower case, "" is that of a token without one. `roles` is the path of the claim
+    that names the user's roles.
     """
 
-    def __init__(self, issuer: str, audience: str, jwks: Path | str) -> None:
+    def __init__(
+        self,
+        issuer: str,
+        audience: str,
+        keys: KeySource,
+        *,
+        algorithms: AbstractSet[str] = DEFAULT_ALGORITHMS,
+        types: AbstractSet[str] = _TYPES,
+        roles: Sequence[str] = _ROLES,
+    ) -> None:
         self._issuer = issuer
         self._audience = audience
-        self._keys = _KeyFile(Path(jwks))
+        self._keys = keys
+        self._algorithms = sorted(algorithms)
+        self._types = types
+        self._roles = roles
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str], state_dir: Path) -> Self:
-        """A verifier by MESH_ISSUER, MESH_AUDIENCE and MESH_JWKS."""
+        """A verifier by the environment (docs/operations.md); raises ConfigError."""
+        env = Environment(environ)
+        algorithms = env.read("MESH_TOKEN_ALGORITHMS", _algorithms, DEFAULT_ALGORITHMS)
+        issuer, keys = _source(env, state_dir, algorithms)
         return cls(
-            environ.get("MESH_ISSUER", DEFAULT_ISSUER),
-            environ.get("MESH_AUDIENCE", DEFAULT_AUDIENCE),
-            environ.get("MESH_JWKS") or state_dir / "issuer" / "jwks.json",
+            issuer,
+            env.read("MESH_AUDIENCE", str, DEFAULT_AUDIENCE),
+            keys,
+            algorithms=algorithms,
+            types=env.read("MESH_TOKEN_TYPES", _types, _TYPES),
+            roles=env.read("MESH_ROLES_CLAIM", _path, _ROLES),
         )
 
-    def verify(self, token: str | None) -> User:
-        """The token's user; raises Unauthenticated (TOKEN_MISSING, TOKEN_INVALID)."""
+    async def run(self) -> None:
+        """Keep the issuer's keys fresh: a background job of the process."""
+        await self._keys.run()
+
+    async def verify(self, token: str | None) -> User:
+        """The token's user; raises Unauthenticated (TOKEN_MISSING, TOKEN_INVALID).
+
+        Waits a moment where the issuer has to be asked for the key. Raises Unavailable as long as
+        the issuer has never shown its keys.
+        """
         if not token:
             raise Unauthenticated("A bearer token is required.", reason="TOKEN_MISSING")
         try:
-            return self._user(token)
+            return await self._user(token)
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
             raise Unauthenticated(
                 "The bearer token is not valid.", reason="TOKEN_INVALID"
             ) from None
 
-    def _user(self, token: str) -> User:
+    async def _user(self, token: str) -> User:
         if len(token) > _LONGEST_TOKEN:
             raise jwt.InvalidTokenError("too long")
-        claims = self._claims(token, self._key(jwt.get_unverified_header(token)))
-        subject, roles = claims["sub"], claims.get("roles", [])
-        if not subject or not isinstance(roles, list) or not all(isinstance(r, str) for r in roles):
-            raise jwt.InvalidTokenError("subject or roles are not as we issue them")
-        return User(issuer=claims["iss"], subject=subject, roles=frozenset(roles))
-
-    def _key(self, header: Mapping[str, Any]) -> ec.EllipticCurvePublicKey:
-        # The algorithm is ours to choose, never the token's: decode() gets the one we use.
-        if str(header.get("typ", "")).lower().removeprefix("application/") != _TYPE:
-            raise jwt.InvalidTokenError("not an access token")
-        key = self._keys.get(header.get("kid"))
+        key = await self._keys.find(*self._signed_by(token))
         if key is None:
             raise jwt.InvalidTokenError("signed by a key that we do not know")
-        return key
+        claims = self._claims(token, key)
+        if not claims["sub"]:
+            raise jwt.InvalidTokenError("nobody's")
+        return User(
+            issuer=claims["iss"], subject=claims["sub"], roles=_roles_in(claims, self._roles)
+        )
 
-    def _claims(self, token: str, key: ec.EllipticCurvePublicKey) -> dict[str, Any]:
-        return jwt.decode(
+    def _signed_by(self, token: str) -> tuple[str, str]:
+        """The id and the algorithm of the key, once all else in the header is as we expect it."""
+        header = _object(jwt.utils.base64url_decode(token.partition(".")[0]))
+        if str(header.get("typ", "")).lower().removeprefix("application/") not in self._types:
+            raise jwt.InvalidTokenError("not an access token")
+        kid, algorithm = header.get("kid"), header.get("alg")
+        if not isinstance(kid, str) or algorithm not in self._algorithms:
+            raise jwt.InvalidTokenError("not signed as we expect it")
+        return kid, algorithm
+
+    def _claims(self, token: str, key: PyJWK) -> dict[str, Any]:
+        return _READER.decode(
             token,
             key,
-            algorithms=[_ALGORITHM],
+            algorithms=self._algorithms,
             issuer=self._issuer,
             audience=self._audience,
             leeway=_CLOCK_SKEW,
@@ -109,62 +147,77 @@ class TokenVerifier:
         )
 
 
-class _KeyFile:
-    """The P-256 keys of a JWKS file (RFC 7517) by their id."""
+class _Reader(jwt.PyJWT):
+    """PyJWT, but of a claim that comes twice two readers could believe two different values."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._seen: tuple[int, int, int] | None = None
-        self._keys: Mapping[str, ec.EllipticCurvePublicKey] = {}
-
-    def get(self, kid: object) -> ec.EllipticCurvePublicKey | None:
-        self._refresh()
-        return self._keys.get(kid) if isinstance(kid, str) else None
-
-    def _refresh(self) -> None:
-        seen = self._identity()
-        if seen == self._seen:
-            return
-        self._seen = seen
-        try:
-            self._keys = _parse(self._path.read_bytes())
-        except (OSError, ValueError) as error:
-            _log.warning("jwks_unreadable", path=str(self._path), error=str(error))
-        else:
-            _log.info("jwks_read", path=str(self._path), keys=sorted(self._keys))
-
-    def _identity(self) -> tuple[int, int, int] | None:
-        try:
-            stat = self._path.stat()
-        except OSError:
-            return None
-        return stat.st_mtime_ns, stat.st_size, stat.st_ino
+    def _decode_payload(self, decoded: dict[str, Any]) -> dict[str, Any]:
+        return _object(decoded["payload"])
 
 
-def _parse(raw: bytes) -> dict[str, ec.EllipticCurvePublicKey]:
-    document = json.loads(raw)
-    if not isinstance(document, dict) or not isinstance(document.get("keys"), list):
-        raise ValueError("not a JWK set")  # noqa: TRY004 - one error for whatever is wrong with it
-    usable = (key for key in document["keys"] if isinstance(key, dict) and _usable(key))
-    return {key["kid"]: _public(key) for key in usable}
+_READER: Final = _Reader()
 
 
-def _usable(key: Mapping[str, Any]) -> bool:
-    return (
-        key.get("kty") == "EC"
-        and key.get("crv") == "P-256"
-        and key.get("use", "sig") == "sig"
-        and key.get("alg", _ALGORITHM) == _ALGORITHM
-        and isinstance(key.get("kid"), str)
-    )
+def _object(raw: bytes) -> dict[str, Any]:
+    found = json.loads(raw, object_pairs_hook=_unique)
+    if not isinstance(found, dict):
+        raise jwt.DecodeError("no JSON object")
+    return found
 
 
-def _public(jwk: Mapping[str, Any]) -> ec.EllipticCurvePublicKey:
-    try:
-        key = ECAlgorithm.from_jwk(dict(jwk))
-    except jwt.PyJWTError as error:
-        raise ValueError(f"key {jwk['kid']}: {error}") from None
-    return key.public_key() if isinstance(key, ec.EllipticCurvePrivateKey) else key
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise jwt.DecodeError("a name comes twice")
+    return members
+
+
+def _roles_in(claims: Mapping[str, Any], path: Sequence[str]) -> frozenset[str]:
+    found: Any = claims
+    for name in path:
+        if not isinstance(found, dict):
+            raise jwt.InvalidTokenError("roles are not where we expect them")
+        if name not in found:
+            return frozenset()
+        found = found[name]
+    if not isinstance(found, list) or not all(isinstance(role, str) for role in found):
+        raise jwt.InvalidTokenError("roles are no list of names")
+    return frozenset(found)
+
+
+def _source(
+    env: Environment, state_dir: Path, algorithms: AbstractSet[str]
+) -> tuple[str, KeySource]:
+    """The issuer, and where its keys are: at a provider, or in a file."""
+    file = env.read("MESH_JWKS", Path, None)
+    named = env.read("MESH_ISSUER", str, None)
+    provider = env.read("MESH_OIDC_ISSUER", issuer_url, None)
+    if provider is None:
+        path = file or state_dir / "issuer" / "jwks.json"
+        return named or DEFAULT_ISSUER, KeyFile(path, algorithms)
+    if file is not None or named is not None:
+        raise ConfigError("MESH_OIDC_ISSUER: cannot be set together with MESH_JWKS or MESH_ISSUER")
+    refresh = env.read("MESH_OIDC_REFRESH", duration, DEFAULT_PACE.refresh)
+    return provider, OidcKeys(provider, algorithms, replace(DEFAULT_PACE, refresh=refresh))
+
+
+def _algorithms(text: str) -> frozenset[str]:
+    given = frozenset(part.strip() for part in text.split(","))
+    if unknown := given - ALGORITHMS.keys():
+        raise ValueError(f"{sorted(unknown)} are none of {', '.join(ALGORITHMS)}")
+    return given
+
+
+def _types(text: str) -> frozenset[str]:
+    given = frozenset(part.strip().lower() for part in text.split(","))
+    return frozenset("" if each == _NO_TYPE else each for each in given)
+
+
+def _path(text: str) -> tuple[str, ...]:
+    """The names of nested claims; a name that is a URI (RFC 7519 §4.2) has dots of its own."""
+    path = (text,) if ":" in text else tuple(text.split("."))
+    if not all(path):
+        raise ValueError(f"{text!r} is neither a claim nor a path of claims such as a.b")
+    return path
 
 
 class LocalIssuer:

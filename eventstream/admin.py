@@ -51,7 +51,7 @@ class InboxServicer(InboxServiceServicer):
         ],
     ) -> pb.ListDeadLettersResponse:
         """A page of the letters, by source and key."""
-        self._check_operator()
+        await self._check_operator()
         with faults() as noted:
             size = noted.read("page_size", between(0, _LARGEST_PAGE), request.page_size)
         place = _place(request.page_token) if request.page_token else ("", "")
@@ -71,7 +71,7 @@ class InboxServicer(InboxServiceServicer):
         ],
     ) -> pb.ReplayDeadLettersResponse:
         """Try letters again, now."""
-        self._check_operator()
+        await self._check_operator()
         with faults() as noted:
             inbox = noted.read("source", self._inbox, request.source)
             keys = noted.read("keys", _keys, list(request.keys))
@@ -99,8 +99,9 @@ class InboxServicer(InboxServiceServicer):
             known = ", ".join(self._inboxes)
             raise FaultError("UNKNOWN", f"this service follows: {known}") from None
 
-    def _check_operator(self) -> None:
-        if _OPERATOR not in self._tokens.verify(calls.current().token).roles:
+    async def _check_operator(self) -> None:
+        user = await self._tokens.verify(calls.current().token)
+        if _OPERATOR not in user.roles:
             raise PermissionDenied(f"This needs the role {_OPERATOR}.")
 
 

@@ -30,17 +30,19 @@ async def main() -> None:
     environ = {"MESH_PORT": str(DEFAULT_PORT), **os.environ}
     config = MeshConfig.from_env(environ, version=__version__)
     settings = Settings.from_env(environ)
+    users = TokenVerifier.from_env(environ, config.state_dir)
     async with Mesh.join("gateway-bff", config) as mesh:
         upstreams = Upstreams(
             search=SearchServiceStub(mesh.channel("flight-search")),
             schedule=ScheduleServiceStub(mesh.channel("schedule")),
             pricing=PricingServiceStub(mesh.channel("pricing")),
             booking=BookingServiceStub(mesh.channel("booking", relay_token=True)),
-            users=TokenVerifier.from_env(environ, config.state_dir),
+            users=users,
             is_reachable=Readiness(mesh.channel("flight-search")),
             topology=mesh.topology,
         )
         app = create_app(upstreams, settings, registry=REGISTRY)
+        mesh.start(users.run(), name="keys of users")
         for name, job in app.state.live.jobs().items():
             mesh.start(job, name=name)
         async with listening(

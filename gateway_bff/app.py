@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Route
 
-from consulmesh.errors import PermissionDenied, Unauthenticated
+from consulmesh.errors import PermissionDenied, Unauthenticated, Unavailable
 from gateway_bff import __version__, failures, openapi
 from gateway_bff.admission import PerAddress
 from gateway_bff.cache.answers import Answers
@@ -111,6 +111,10 @@ def _answer_exceptions(app: FastAPI) -> None:
     @app.exception_handler(Unauthenticated)
     async def _of_identity(request: Request, error: Unauthenticated) -> Response:
         return failures.of_identity(error).response(request.url.path)
+
+    @app.exception_handler(Unavailable)
+    async def _of_absence(request: Request, _: Unavailable) -> Response:
+        return failures.of_absence().response(request.url.path)
 
     @app.exception_handler(PermissionDenied)
     async def _of_permission(request: Request, _: PermissionDenied) -> Response:

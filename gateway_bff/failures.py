@@ -168,3 +168,8 @@ def of_identity(error: Unauthenticated) -> Problem:
     missing = error.reason == "TOKEN_MISSING"
     challenge = "Bearer" if missing else 'Bearer error="invalid_token"'
     return Problem("UNAUTHENTICATED", str(error), headers={"WWW-Authenticate": challenge})
+
+
+def of_absence() -> Problem:
+    """503 for what the gateway itself could not get; which part that is, is for its log."""
+    return Problem("UPSTREAM_UNAVAILABLE", headers={"Retry-After": str(RETRY_AFTER)})

@@ -47,7 +47,7 @@ class Route(APIRoute):
         handler = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
-            user = self.admit(request)
+            user = await self.admit(request)
             if request.method not in _SAFE:
                 quotas: Quotas = request.app.state.quotas
                 client = of_user(user) if user else of_address(request.scope)
@@ -64,7 +64,7 @@ class Route(APIRoute):
 
         return handle
 
-    def admit(self, request: Request) -> User | None:
+    async def admit(self, request: Request) -> User | None:
         """The user where one is needed; raises what keeps this request out."""
         del request
         return None
@@ -84,10 +84,10 @@ class RoleRoute(Route):
     role: ClassVar[str]
     criticality = Criticality.CRITICAL_PLUS
 
-    def admit(self, request: Request) -> User | None:
+    async def admit(self, request: Request) -> User | None:
         """Verifies the token before anything of the request is read."""
         upstreams: Upstreams = request.app.state.upstreams
-        user = upstreams.users.verify(current().token)
+        user = await upstreams.users.verify(current().token)
         if self.role not in user.roles:
             raise PermissionDenied
         return user

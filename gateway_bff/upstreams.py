@@ -15,8 +15,8 @@ from flights.search.v1.search_pb2_grpc import SearchServiceStub
 class Verifier(Protocol):
     """Tells whose token it is."""
 
-    def verify(self, token: str | None) -> User:
-        """The user; raises consulmesh.errors.Unauthenticated."""
+    async def verify(self, token: str | None) -> User:
+        """The user; raises Unauthenticated, or Unavailable where nobody can say it now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -48,6 +48,7 @@ async def serve(mesh: Member, database: Database, *, takeover: timedelta = TAKEO
     server = mesh.server(status_codes=STATUS_CODES)
     add_PricingServiceServicer_to_server(PricingServicer(pricing, feed), server)
     users = TokenVerifier.from_env(os.environ, mesh.config.state_dir)
+    mesh.start(users.run(), name="keys of users")
     add_inbox_service(server, users, inbox)
     await mesh.serve(server, warm=lambda: whole(database))
 

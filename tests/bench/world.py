@@ -14,6 +14,7 @@ import schedule.__main__ as schedule_process
 from bench.checker import Recorder, Urls, booking_told, quote_told
 from bench.checker.judgement import read, unfinished
 from consulmesh import MeshConfig
+from consulmesh.keys import KeyFile
 from consulmesh.testing import StaticMesh
 from consulmesh.testing.ports import free_port
 from consulmesh.users import DEFAULT_AUDIENCE, DEFAULT_ISSUER, LocalIssuer, TokenVerifier
@@ -168,7 +169,7 @@ class Traveller:
 async def _system(urls: Urls, folder: Path) -> AsyncIterator[Client]:
     """The three services, and a client of them."""
     issuer = LocalIssuer(folder)
-    users = TokenVerifier(DEFAULT_ISSUER, DEFAULT_AUDIENCE, folder / "jwks.json")
+    users = TokenVerifier(DEFAULT_ISSUER, DEFAULT_AUDIENCE, KeyFile(folder / "jwks.json"))
     targets = {name: f"127.0.0.1:{free_port()}" for name in ("schedule", "pricing", "booking")}
     airports = Airports.load()
     serves: dict[str, Callable[[StaticMesh, Database], Coroutine[None, None, None]]] = {

@@ -23,6 +23,7 @@ from booking.tables import leases, outbox, sagas
 from booking.timed_work import TimedWork
 from booking.timetable import schedule_follower, schedule_inbox
 from booking.upstreams import PricingQuotes, ScheduleSeats
+from consulmesh.keys import KeyFile
 from consulmesh.testing import serving
 from consulmesh.users import DEFAULT_AUDIENCE, DEFAULT_ISSUER, LocalIssuer, TokenVerifier
 from eventstream import Database, Feed, Lease
@@ -96,7 +97,9 @@ class System:
         self.database = database
         self._schedule_channel, self._pricing_channel = channels
         self._issuer = LocalIssuer(folder)
-        self._tokens = TokenVerifier(DEFAULT_ISSUER, DEFAULT_AUDIENCE, folder / "jwks.json")
+        self._tokens = TokenVerifier(
+            DEFAULT_ISSUER, DEFAULT_AUDIENCE, KeyFile(folder / "jwks.json")
+        )
         self.instances: list[Instance] = []
         self._numbers = itertools.count(1)
 

@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from consulmesh.errors import Unauthenticated
+from consulmesh.keys import KeyFile
 from consulmesh.users import LocalIssuer, TokenVerifier, User
 
 ISSUER = "https://issuer.example"
@@ -44,7 +45,7 @@ def issuer(folder: Path) -> LocalIssuer:
 @pytest.fixture(scope="module")
 def verifier(folder: Path, issuer: LocalIssuer) -> TokenVerifier:  # noqa: ARG001 - makes the keys
     """Who verifies, by the file of public keys alone."""
-    return TokenVerifier(ISSUER, AUDIENCE, folder / "jwks.json")
+    return TokenVerifier(ISSUER, AUDIENCE, KeyFile(folder / "jwks.json"))
 
 
 @pytest.fixture(scope="module")
@@ -74,28 +75,28 @@ def b64(document: object) -> str:
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
-def refused(verifier: TokenVerifier, token: str | None) -> tuple[str, str]:
+async def refused(verifier: TokenVerifier, token: str | None) -> tuple[str, str]:
     """What is said of a token that is not taken."""
     with pytest.raises(Unauthenticated) as caught:
-        verifier.verify(token)
+        await verifier.verify(token)
     return str(caught.value), caught.value.reason
 
 
 INVALID = ("The bearer token is not valid.", "TOKEN_INVALID")
 
 
-def test_a_token_tells_its_user(issuer: LocalIssuer, verifier: TokenVerifier) -> None:
+async def test_a_token_tells_its_user(issuer: LocalIssuer, verifier: TokenVerifier) -> None:
     """Issuer, subject and roles come out as they were put in."""
     token = issuer.token("ann", ["customer", "operator"], HOUR)
 
     roles = frozenset({"customer", "operator"})
-    assert verifier.verify(token) == User(issuer=ISSUER, subject="ann", roles=roles)
+    assert await verifier.verify(token) == User(issuer=ISSUER, subject="ann", roles=roles)
 
 
 @pytest.mark.parametrize("token", [None, ""])
-def test_no_token_is_missing_not_invalid(verifier: TokenVerifier, token: str | None) -> None:
+async def test_no_token_is_missing_not_invalid(verifier: TokenVerifier, token: str | None) -> None:
     """Who sends nothing is told that something is needed."""
-    assert refused(verifier, token) == ("A bearer token is required.", "TOKEN_MISSING")
+    assert await refused(verifier, token) == ("A bearer token is required.", "TOKEN_MISSING")
 
 
 @pytest.mark.parametrize(
@@ -120,11 +121,11 @@ def test_no_token_is_missing_not_invalid(verifier: TokenVerifier, token: str | N
         pytest.param({"roles": [1]}, id="roles are numbers"),
     ],
 )
-def test_well_signed_claims_must_still_be_right(
+async def test_well_signed_claims_must_still_be_right(
     verifier: TokenVerifier, forge: Callable[..., str], claims: Claims
 ) -> None:
     """Whatever is wrong with the claims, the text is the same."""
-    assert refused(verifier, forge(claims)) == INVALID
+    assert await refused(verifier, forge(claims)) == INVALID
 
 
 @pytest.mark.parametrize(
@@ -137,23 +138,23 @@ def test_well_signed_claims_must_still_be_right(
         pytest.param({"kid": "../../etc/passwd"}, id="key id is a path"),
     ],
 )
-def test_headers_must_be_right(
+async def test_headers_must_be_right(
     verifier: TokenVerifier, forge: Callable[..., str], headers: dict[str, str | None]
 ) -> None:
     """Type and key id are checked before any signature."""
-    assert refused(verifier, forge({}, **headers)) == INVALID
+    assert await refused(verifier, forge({}, **headers)) == INVALID
 
 
-def test_a_foreign_key_under_our_key_id_is_refused(
+async def test_a_foreign_key_under_our_key_id_is_refused(
     verifier: TokenVerifier, forge: Callable[..., str]
 ) -> None:
     """The signature has to be that of the key which the id names."""
     foreign = ec.generate_private_key(ec.SECP256R1())
 
-    assert refused(verifier, forge({}, key=foreign)) == INVALID
+    assert await refused(verifier, forge({}, key=foreign)) == INVALID
 
 
-def test_an_unsigned_token_is_refused(verifier: TokenVerifier, issuer: LocalIssuer) -> None:
+async def test_an_unsigned_token_is_refused(verifier: TokenVerifier, issuer: LocalIssuer) -> None:
     """`alg: none` is refused in every spelling, with and without a signature behind it."""
     _, payload, signature = issuer.token("ann", [], HOUR).split(".")
     tokens = [
@@ -162,10 +163,10 @@ def test_an_unsigned_token_is_refused(verifier: TokenVerifier, issuer: LocalIssu
         for tail in ("", signature)
     ]
 
-    assert {refused(verifier, token) for token in tokens} == {INVALID}
+    assert {await refused(verifier, token) for token in tokens} == {INVALID}
 
 
-def test_the_public_key_is_no_shared_secret(
+async def test_the_public_key_is_no_shared_secret(
     verifier: TokenVerifier, folder: Path, forge: Callable[..., str]
 ) -> None:
     """HS256 over the published key (the algorithm swap) is refused."""
@@ -176,28 +177,30 @@ def test_the_public_key_is_no_shared_secret(
     mac = hmac.digest(published, signed.encode(), "sha256")
     signature = base64.urlsafe_b64encode(mac).rstrip(b"=").decode()
 
-    assert refused(verifier, f"{signed}.{signature}") == INVALID
+    assert await refused(verifier, f"{signed}.{signature}") == INVALID
 
 
-def test_another_curve_algorithm_is_refused(
+async def test_another_curve_algorithm_is_refused(
     verifier: TokenVerifier, forge: Callable[..., str]
 ) -> None:
     """The algorithm is ours to choose, not the token's."""
     other = ec.generate_private_key(ec.SECP384R1())
 
-    assert refused(verifier, forge({}, key=other, algorithm="ES384")) == INVALID
+    assert await refused(verifier, forge({}, key=other, algorithm="ES384")) == INVALID
 
 
-def test_a_stripped_signature_is_refused(verifier: TokenVerifier, issuer: LocalIssuer) -> None:
+async def test_a_stripped_signature_is_refused(
+    verifier: TokenVerifier, issuer: LocalIssuer
+) -> None:
     """Neither an empty, a cut nor a missing signature is taken."""
     token = issuer.token("ann", [], HOUR)
     head, payload, signature = token.split(".")
     tokens = [f"{head}.{payload}.", f"{head}.{payload}", f"{head}.{payload}.{signature[:-4]}"]
 
-    assert {refused(verifier, each) for each in tokens} == {INVALID}
+    assert {await refused(verifier, each) for each in tokens} == {INVALID}
 
 
-def test_a_key_in_the_token_is_not_believed(
+async def test_a_key_in_the_token_is_not_believed(
     verifier: TokenVerifier, forge: Callable[..., str]
 ) -> None:
     """`jwk` and `jku` in the header (RFC 8725, 3.10) do not bring keys in."""
@@ -205,19 +208,19 @@ def test_a_key_in_the_token_is_not_believed(
     jwk = jwt.algorithms.ECAlgorithm.to_jwk(foreign.public_key(), as_dict=True)
     token = forge({}, key=foreign, kid="theirs", jwk=jwk, jku="https://evil.example/jwks.json")
 
-    assert refused(verifier, token) == INVALID
+    assert await refused(verifier, token) == INVALID
 
 
-def test_critical_extensions_are_refused(
+async def test_critical_extensions_are_refused(
     verifier: TokenVerifier, forge: Callable[..., str]
 ) -> None:
     """RFC 7515: what must be understood and is not makes the token invalid."""
     token = forge({}, crit=["b64"], b64=False)
 
-    assert refused(verifier, token) == INVALID
+    assert await refused(verifier, token) == INVALID
 
 
-def test_every_flipped_bit_is_noticed(verifier: TokenVerifier, issuer: LocalIssuer) -> None:
+async def test_every_flipped_bit_is_noticed(verifier: TokenVerifier, issuer: LocalIssuer) -> None:
     """No change to any decoded byte of header, claims or signature leaves a token valid."""
     parts = issuer.token("ann", ["customer"], HOUR).split(".")
     taken: list[tuple[int, int]] = []
@@ -227,7 +230,7 @@ def test_every_flipped_bit_is_noticed(verifier: TokenVerifier, issuer: LocalIssu
             flipped = raw[:at] + bytes([raw[at] ^ (1 << at % 8)]) + raw[at + 1 :]
             changed = base64.urlsafe_b64encode(flipped).rstrip(b"=").decode()
             token = ".".join([*parts[:which], changed, *parts[which + 1 :]])
-            if refused(verifier, token) != INVALID:
+            if await refused(verifier, token) != INVALID:
                 taken.append((which, at))
 
     assert not taken
@@ -235,74 +238,76 @@ def test_every_flipped_bit_is_noticed(verifier: TokenVerifier, issuer: LocalIssu
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(min_size=1) | st.from_regex(r"[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*"))
-def test_no_garbage_is_anything_but_invalid(verifier: TokenVerifier, token: str) -> None:
+async def test_no_garbage_is_anything_but_invalid(verifier: TokenVerifier, token: str) -> None:
     """Whatever is sent, the answer is the constant one."""
     if token:
-        assert refused(verifier, token) == INVALID
+        assert await refused(verifier, token) == INVALID
 
 
 @pytest.mark.parametrize(
     "document", ["[" * 3000, '{"a":' * 700, '{"kid": {}}', "7", "null", '{"alg": ["ES256"]}']
 )
-def test_headers_that_are_hard_to_read_are_invalid(verifier: TokenVerifier, document: str) -> None:
+async def test_headers_that_are_hard_to_read_are_invalid(
+    verifier: TokenVerifier, document: str
+) -> None:
     """Deep nesting and odd types end as everything else does."""
     head = base64.urlsafe_b64encode(document.encode()).rstrip(b"=").decode()
 
-    assert refused(verifier, f"{head}.e30.AAAA") == INVALID
+    assert await refused(verifier, f"{head}.e30.AAAA") == INVALID
 
 
-def test_a_rotated_key_is_picked_up_and_the_old_one_dropped(tmp_path: Path) -> None:
+async def test_a_rotated_key_is_picked_up_and_the_old_one_dropped(tmp_path: Path) -> None:
     """Without a restart, from the moment that the file is replaced."""
     old = LocalIssuer(tmp_path / "old", ISSUER, AUDIENCE)
     new = LocalIssuer(tmp_path / "new", ISSUER, AUDIENCE)
     jwks = tmp_path / "jwks.json"
     jwks.write_bytes((tmp_path / "old/jwks.json").read_bytes())
-    verifier = TokenVerifier(ISSUER, AUDIENCE, jwks)
+    verifier = TokenVerifier(ISSUER, AUDIENCE, KeyFile(jwks))
     before = old.token("ann", [], HOUR)
-    verifier.verify(before)
+    await verifier.verify(before)
 
     (tmp_path / "new/jwks.json").replace(jwks)
 
-    assert verifier.verify(new.token("bo", [], HOUR)).subject == "bo"
-    assert refused(verifier, before) == INVALID
+    assert (await verifier.verify(new.token("bo", [], HOUR))).subject == "bo"
+    assert await refused(verifier, before) == INVALID
 
 
-def test_an_unreadable_key_file_keeps_the_last_good_keys(tmp_path: Path) -> None:
+async def test_an_unreadable_key_file_keeps_the_last_good_keys(tmp_path: Path) -> None:
     """A half-written file does not lock everybody out."""
     issuer = LocalIssuer(tmp_path, ISSUER, AUDIENCE)
-    verifier = TokenVerifier(ISSUER, AUDIENCE, tmp_path / "jwks.json")
+    verifier = TokenVerifier(ISSUER, AUDIENCE, KeyFile(tmp_path / "jwks.json"))
     token = issuer.token("ann", [], HOUR)
-    verifier.verify(token)
+    await verifier.verify(token)
 
     (tmp_path / "jwks.json").write_text('{"keys": [{"kty": "EC", "crv": "P-256", "kid": "x"}')
-    half = verifier.verify(token)
+    half = await verifier.verify(token)
     (tmp_path / "jwks.json").unlink()
-    gone = verifier.verify(token)
+    gone = await verifier.verify(token)
 
     assert half == gone == User(issuer=ISSUER, subject="ann")
 
 
-def test_without_any_key_nobody_is_believed(tmp_path: Path) -> None:
+async def test_without_any_key_nobody_is_believed(tmp_path: Path) -> None:
     """A missing file is no reason to trust, and none to crash."""
     issuer = LocalIssuer(tmp_path / "issuer", ISSUER, AUDIENCE)
-    verifier = TokenVerifier(ISSUER, AUDIENCE, tmp_path / "absent.json")
+    verifier = TokenVerifier(ISSUER, AUDIENCE, KeyFile(tmp_path / "absent.json"))
 
-    assert refused(verifier, issuer.token("ann", [], HOUR)) == INVALID
+    assert await refused(verifier, issuer.token("ann", [], HOUR)) == INVALID
 
 
-def test_keys_of_other_kinds_are_passed_over(tmp_path: Path) -> None:
+async def test_keys_of_other_kinds_are_passed_over(tmp_path: Path) -> None:
     """A set with RSA, encryption and nameless keys still gives its usable one."""
     issuer = LocalIssuer(tmp_path, ISSUER, AUDIENCE)
     jwks = json.loads((tmp_path / "jwks.json").read_text())
     (own,) = jwks["keys"]
     others = [{"kty": "RSA", "kid": "r"}, {**own, "use": "enc", "kid": "e"}, "text", {"kty": "EC"}]
     (tmp_path / "jwks.json").write_text(json.dumps({"keys": [*others, own]}))
-    verifier = TokenVerifier(ISSUER, AUDIENCE, tmp_path / "jwks.json")
+    verifier = TokenVerifier(ISSUER, AUDIENCE, KeyFile(tmp_path / "jwks.json"))
 
-    assert verifier.verify(issuer.token("ann", [], HOUR)).subject == "ann"
+    assert (await verifier.verify(issuer.token("ann", [], HOUR))).subject == "ann"
 
 
-def test_the_environment_names_issuer_audience_and_keys(tmp_path: Path) -> None:
+async def test_the_environment_names_issuer_audience_and_keys(tmp_path: Path) -> None:
     """A verifier by environment takes the tokens of the issuer that it names."""
     issuer = LocalIssuer(tmp_path / "keys", "https://i.example", "a")
     verifier = TokenVerifier.from_env(
@@ -314,14 +319,14 @@ def test_the_environment_names_issuer_audience_and_keys(tmp_path: Path) -> None:
         tmp_path,
     )
 
-    assert verifier.verify(issuer.token("ann", [], HOUR)).subject == "ann"
+    assert (await verifier.verify(issuer.token("ann", [], HOUR))).subject == "ann"
 
 
-def test_the_local_issuer_is_found_by_default(tmp_path: Path) -> None:
+async def test_the_local_issuer_is_found_by_default(tmp_path: Path) -> None:
     """Without variables, a verifier knows the issuer below the state folder."""
     token = LocalIssuer(tmp_path / "issuer").token("ann", ["customer"])
 
-    assert TokenVerifier.from_env({}, tmp_path).verify(token).roles == {"customer"}
+    assert (await TokenVerifier.from_env({}, tmp_path).verify(token)).roles == {"customer"}
 
 
 def test_keys_are_the_owners_alone(tmp_path: Path) -> None:

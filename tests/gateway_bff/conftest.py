@@ -12,6 +12,7 @@ import pytest
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
+from consulmesh.keys import KeyFile
 from consulmesh.testing import channel_to, running
 from consulmesh.users import DEFAULT_AUDIENCE, DEFAULT_ISSUER, LocalIssuer, TokenVerifier
 from flights.booking.v1.booking_pb2_grpc import BookingServiceStub
@@ -73,7 +74,7 @@ async def upstreams(keys: Path) -> AsyncIterator[tuple[Upstreams, Fakes]]:
                 schedule=ScheduleServiceStub(plain),
                 pricing=PricingServiceStub(plain),
                 booking=BookingServiceStub(relaying),
-                users=TokenVerifier(DEFAULT_ISSUER, DEFAULT_AUDIENCE, keys / "jwks.json"),
+                users=TokenVerifier(DEFAULT_ISSUER, DEFAULT_AUDIENCE, KeyFile(keys / "jwks.json")),
                 is_reachable=Readiness(plain),
                 topology=fakes.topology,
             ),

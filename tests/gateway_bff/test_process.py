@@ -17,6 +17,7 @@ from consulmesh.testing import FakeConsul, running
 from flights.search.v1.search_pb2 import SearchAirportsResponse, StreamItinerariesResponse
 from tests.gateway_bff import examples
 from tests.gateway_bff.fakes import Fakes, forever
+from tests.oidc_provider import OidcProvider
 
 ROOT = Path(gateway_bff.__file__).parent.parent
 STREAM = "/v1/itineraries?origin=JFK&destination=LAX&date=2026-12-01"
@@ -139,14 +140,40 @@ async def test_a_gateway_without_search_serves_and_is_not_ready(
     assert status == 0
 
 
-async def test_a_wrong_setting_stops_the_start(consul: FakeConsul, tmp_path: Path) -> None:
-    """A budget that can't be is named in the log, and the exit status says so."""
-    async with started(consul, tmp_path, MESH_ROUTE_BUDGETS="{") as process:
+@pytest.mark.parametrize(
+    ("setting", "value"), [("MESH_ROUTE_BUDGETS", "{"), ("MESH_TOKEN_ALGORITHMS", "HS256")]
+)
+async def test_a_wrong_setting_stops_the_start(
+    consul: FakeConsul, tmp_path: Path, setting: str, value: str
+) -> None:
+    """What can't be is named in the log, and the exit status says so."""
+    async with started(consul, tmp_path, **{setting: value}) as process:
         entry = await said(process, "cannot_start")
         status = await process.wait()
 
-    assert "MESH_ROUTE_BUDGETS" in entry["reason"]
+    assert setting in entry["reason"]
     assert status == 2
+
+
+async def test_a_gateway_knows_the_users_of_its_provider(
+    consul: FakeConsul, tmp_path: Path
+) -> None:
+    """The process looks for the keys by itself; a user of the provider gets past the door."""
+    async with OidcProvider().running() as provider:
+        environ = {"MESH_OIDC_ISSUER": provider.issuer}
+        async with started(consul, tmp_path, **environ) as process:
+            address = (await said(process, "serving"))["address"]
+            headers = {"Authorization": f"Bearer {provider.sign(roles=['operator'])}"}
+            async with (
+                aiohttp.ClientSession(f"http://{address}") as client,
+                client.get("/v1/bookings", headers=headers) as response,
+            ):
+                problem = await response.json()
+            process.send_signal(signal.SIGTERM)
+            status = await asyncio.wait_for(process.wait(), 10)
+
+    assert (response.status, problem["code"]) == (403, "FORBIDDEN")
+    assert status == 0
 
 
 def _passing(consul: FakeConsul, service: str) -> bool:

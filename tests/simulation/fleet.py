@@ -35,7 +35,10 @@ class Names(TokenVerifier):
     def __init__(self) -> None:
         """Needs no keys."""
 
-    def verify(self, token: str | None) -> User:
+    async def run(self) -> None:
+        """Nothing."""
+
+    async def verify(self, token: str | None) -> User:
         """The customer of that name."""
         return User(issuer="simulation", subject=token or "", roles=frozenset({"customer"}))
 
