@@ -34,6 +34,7 @@ from gateway_bff.routes import (
     live,
     operations,
     quotes,
+    reference,
     round_trips,
     system,
 )
@@ -53,6 +54,7 @@ _ROUTERS = (
     bookings,
     operations,
     system,
+    reference,
 )
 
 
@@ -68,7 +70,7 @@ def create_app(upstreams: Upstreams, settings: Settings, *, registry: CollectorR
         # given flat: of an included router, each request would be matched twice
         routes=[route for module in _ROUTERS for route in module.router.routes],
         redirect_slashes=False,
-        redoc_url=None,
+        openapi_url=None,  # routes of our own, in `reference`
     )
     app.state.upstreams = upstreams
     app.state.settings = settings
@@ -84,7 +86,7 @@ def create_app(upstreams: Upstreams, settings: Settings, *, registry: CollectorR
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]  # FastAPI's own way
     app.add_middleware(RepeatSearches, answers=app.state.answers)
     app.add_middleware(PerAddress, quotas=quotas, settings=settings)
-    app.add_middleware(Edge, metrics=HttpMetrics(registry))
+    app.add_middleware(Edge, metrics=HttpMetrics(registry), settings=settings)
     _answer_exceptions(app)
     return app
 

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from consulmesh import ConfigError
+from gateway_bff import security
 from gateway_bff.problems import MEDIA_TYPE, Problem, invalid
 from gateway_bff.settings import Settings
 
@@ -163,6 +164,7 @@ class _Protocol(HttpToolsProtocol):
         body = problem.document("")
         fields = [
             *self.server_state.default_headers,
+            *security.OF_DATA,
             (b"content-type", MEDIA_TYPE.encode()),
             (b"content-length", str(len(body)).encode()),
             (b"connection", b"close"),
