@@ -23,6 +23,7 @@ from consulmesh.errors import PermissionDenied
 from consulmesh.users import User
 from gateway_bff.body import buffered
 from gateway_bff.connection import Connected
+from gateway_bff.negotiation import qualities
 from gateway_bff.problems import Problem, invalid
 from gateway_bff.quotas import Quotas, of_address, of_user
 from gateway_bff.settings import Settings
@@ -139,25 +140,9 @@ def prefers_events(scope: Scope) -> bool:
     accepted: dict[str, float] = {}
     for name, value in scope["headers"]:
         if name == b"accept":
-            accepted |= dict(map(_quality, value.decode("latin-1").lower().split(",")))
+            accepted |= qualities(value.decode("latin-1"))
     wanted = accepted.get("text/event-stream", 0.0)
     return wanted > 0 and wanted >= accepted.get("application/json", 0.0)
-
-
-def _quality(element: str) -> tuple[str, float]:
-    """A media type of an Accept header, and how gladly it is taken (RFC 9110 §12.5.1)."""
-    media_type, *parameters = (part.strip() for part in element.split(";"))
-    for parameter in parameters:
-        if parameter.startswith("q="):
-            return media_type, _number(parameter[2:])
-    return media_type, 1.0
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return 0.0
 
 
 def _is_json(request: Request) -> bool:

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Security
 from fastapi.security import HTTPBearer
+from starlette.requests import Request
 from starlette.responses import Response
 
 from flights.booking.v1.booking_pb2 import (
@@ -18,7 +19,7 @@ from flights.booking.v1.booking_pb2 import (
     ListBookingsRequest,
     Passenger,
 )
-from gateway_bff import schemas, translate
+from gateway_bff import links, schemas, translate
 from gateway_bff.composition import flights_now, quote_if_there
 from gateway_bff.failures import RETRY_AFTER, public_code
 from gateway_bff.idempotency import OptionalKey, RequiredKey
@@ -71,11 +72,16 @@ async def create_booking(
     "/v1/bookings",
     name="bookings",
     summary="Own bookings, newest first",
-    responses={200: {"model": schemas.BookingPage}, **problems(401, 403)},
+    responses={
+        200: {"model": schemas.BookingPage, "headers": links.HEADERS},
+        **problems(401, 403),
+    },
     openapi_extra=documented(PageParameters),
 )
 async def list_bookings(
-    asked: Annotated[PageParameters, Depends(parameters(PageParameters))], upstreams: TheUpstreams
+    request: Request,
+    asked: Annotated[PageParameters, Depends(parameters(PageParameters))],
+    upstreams: TheUpstreams,
 ) -> Response:
     """List bookings, as they were booked: one booking says what its flights do now."""
     response = await upstreams.booking.ListBookings(
@@ -84,7 +90,7 @@ async def list_bookings(
     page: dict[str, Any] = {"bookings": [translate.booking(each) for each in response.bookings]}
     if response.next_page_token:
         page["next_page_token"] = response.next_page_token
-    return Json(page)
+    return Json(page, headers=links.next_page(request.scope, response.next_page_token))
 
 
 @router.get(
