@@ -118,12 +118,25 @@ def _answer_exceptions(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def _of_http(request: Request, error: HTTPException) -> Response:
         problem = failures.of_http(error)
+        if not isinstance(error, Problem) and problem.code == "NOT_FOUND":
+            problem = _not_found(app.routes, request)
         if problem.code != "METHOD_NOT_ALLOWED":
             return problem.response(request.url.path)
         allow = {"Allow": ", ".join(_allowed(app.routes, request))}
         if request.method == "OPTIONS":
             return Response(status_code=204, headers=allow)
         return Problem(problem.code, headers=allow).response(request.url.path)
+
+
+def _not_found(routes: Iterable[BaseRoute], request: Request) -> Problem:
+    """Nothing is guessed, and so nothing redirected; but a slash too many is easily overlooked."""
+    path: str = request.scope["path"].rstrip("/")
+    meant = {**request.scope, "path": path}
+    if path != request.scope["path"] and any(
+        isinstance(route, Route) and route.matches(meant)[0] is not Match.NONE for route in routes
+    ):
+        return Problem("NOT_FOUND", f"There is nothing here. {path} has no slash at its end.")
+    return Problem("NOT_FOUND")
 
 
 def _allowed(routes: Iterable[BaseRoute], request: Request) -> list[str]:

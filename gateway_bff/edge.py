@@ -6,7 +6,8 @@ What nobody below caught ends here.
 """
 
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,7 +17,7 @@ from consulmesh.logs import AccessRecord, access
 from consulmesh.propagation import AUTHORIZATION, REQUEST_ID, TRACEPARENT, extract
 from gateway_bff import quotas, security
 from gateway_bff.cors import across
-from gateway_bff.problems import Problem
+from gateway_bff.problems import Problem, invalid
 from gateway_bff.settings import Settings
 from gateway_bff.telemetry import HttpMetrics
 
@@ -26,6 +27,11 @@ _PROPAGATED = {
     REQUEST_ID.encode(): REQUEST_ID,
     AUTHORIZATION.encode(): AUTHORIZATION,
 }
+
+# Of two of these, two readers may believe two different ones (RFC 9110 §5.3, RFC 9112 §3.2).
+_ONCE = frozenset({b"host", b"authorization", b"idempotency-key", b"content-type"})
+_LOOKED_AT = _ONCE | _PROPAGATED.keys()
+_VERSIONS = frozenset({"1.1", "1.0"})
 
 # Asked every few seconds by machines: worth a line only when it fails.
 _QUIET = frozenset({"/livez", "/readyz", "/metrics"})
@@ -56,7 +62,11 @@ class Edge:
         exchange = _Exchange(scope, send, self._of_tls if tls else ())
         with self._metrics.active.track_inprogress(), use(exchange.context):
             try:
-                await self._app(exchange.scope, receive, exchange.send)
+                if (problem := exchange.malformed) is not None:
+                    response = problem.response(scope["path"])
+                    await response(exchange.scope, receive, exchange.send)
+                else:
+                    await self._app(exchange.scope, receive, exchange.send)
             except Exception:  # noqa: BLE001 - the edge is where a defect becomes an answer
                 _log.exception("request_crashed", path=scope["path"])
                 await exchange.fail(self._crashed, receive)
@@ -67,7 +77,16 @@ class Edge:
 class _Exchange:
     """A request and what is known of its response."""
 
-    __slots__ = ("_begun", "_method", "_send", "_status", "_transport", "context", "scope")
+    __slots__ = (
+        "_begun",
+        "_method",
+        "_send",
+        "_status",
+        "_transport",
+        "context",
+        "malformed",
+        "scope",
+    )
 
     def __init__(self, scope: Scope, send: Send, transport: security.Headers) -> None:
         self._begun = time.perf_counter()
@@ -75,7 +94,9 @@ class _Exchange:
         self._send = send
         self._status = 0
         self._transport = transport
-        self.context = _context(scope["headers"])
+        found = [field for field in scope["headers"] if field[0] in _LOOKED_AT]
+        self.context = _context(found)
+        self.malformed = _malformed(scope, found)
         # HEAD is GET without the body (RFC 9110 §9.3.2), which the HTTP server leaves out
         self.scope = {**scope, "method": "GET", BODILESS: True} if self._method == "HEAD" else scope
 
@@ -121,6 +142,21 @@ class _Exchange:
 
 async def _crashed(scope: Scope, receive: Receive, send: Send) -> None:
     await Problem("INTERNAL").response(scope["path"])(scope, receive, send)
+
+
+def _malformed(scope: Scope, found: Sequence[tuple[bytes, bytes]]) -> Problem | None:
+    """Why a request is none that can be answered; `found` are the headers that are looked at."""
+    if scope["http_version"] not in _VERSIONS:
+        return invalid("", "MALFORMED", "This is not a request of HTTP/1.1.")
+    names = {name for name, _ in found}
+    if len(names) < len(found):
+        seen = Counter(name for name, _ in found if name in _ONCE)
+        for name, times in seen.items():
+            if times > 1:
+                return invalid(name.decode(), "REPEATED", "The header is there more than once.")
+    if b"host" not in names and scope["http_version"] == "1.1":
+        return invalid("host", "REQUIRED", "HTTP/1.1 requires a Host header.")
+    return None
 
 
 def _context(headers: Iterable[tuple[bytes, bytes]]) -> CallContext:

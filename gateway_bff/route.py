@@ -6,11 +6,13 @@ JSON, its share of time from the one table of budgets, and the calls it caused c
 client goes away.
 """
 
+import re
 from collections.abc import Callable, Coroutine, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, ClassVar
+from urllib.parse import unquote_to_bytes
 
 from fastapi.routing import APIRoute
 from starlette.requests import Request
@@ -30,6 +32,7 @@ from gateway_bff.settings import Settings
 from gateway_bff.upstreams import Upstreams
 
 _SAFE = frozenset({"GET", "HEAD"})
+_NO_ENCODING = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 _Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -54,6 +57,7 @@ class Route(APIRoute):
                 client = of_user(user) if user else of_address(request.scope)
                 await quotas.charge(self.name, client, request.scope)
             settings: Settings = request.app.state.settings
+            _reject_undecodable_query(request.scope["query_string"])
             _reject_repeated_parameters(request, self.repeatable)
             request = await self._with_body(request, settings)
             with (
@@ -74,6 +78,9 @@ class Route(APIRoute):
         if request.method == "GET":
             return request
         read = await buffered(request, settings.body_limit, settings.body_patience)
+        if request.headers.get("content-encoding", "identity").lower() != "identity":
+            detail = "The request body must have no content coding."
+            raise Problem("UNSUPPORTED_MEDIA_TYPE", detail, headers={"Accept-Encoding": "identity"})
         if self.body_field and await read.body() and not _is_json(request):
             raise Problem("UNSUPPORTED_MEDIA_TYPE")
         return read
@@ -150,6 +157,20 @@ def _is_json(request: Request) -> bool:
     return media_type == "application/json" or (
         media_type.startswith("application/") and media_type.endswith("+json")
     )
+
+
+def _reject_undecodable_query(query: bytes) -> None:
+    """What is no percent-encoding of UTF-8 would be read as something that nobody meant."""
+    if b"%" not in query:
+        return
+    try:
+        unquote_to_bytes(query).decode()
+    except UnicodeDecodeError:
+        broken = True
+    else:
+        broken = _NO_ENCODING.search(query) is not None
+    if broken:
+        raise invalid("", "MALFORMED", "The query is not percent-encoded UTF-8.")
 
 
 def _reject_repeated_parameters(request: Request, repeatable: AbstractSet[str]) -> None:
