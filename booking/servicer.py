@@ -61,7 +61,7 @@ class BookingServicer(BookingServiceServicer):
             pb.CreateBookingRequest, Awaitable[pb.CreateBookingResponse]
         ],
     ) -> pb.CreateBookingResponse:
-        """Book; answer when it is settled, or shortly before the deadline."""
+        """Book; answer when it is settled, or when the caller wants to wait no more."""
         user = await self._user(needs="customer")
         asked = domain.BookingRequest.of(
             request_id=request.request_id,
@@ -69,7 +69,7 @@ class BookingServicer(BookingServiceServicer):
             names=[(one.given_name, one.family_name) for one in request.passengers],
             email=request.contact.email,
         )
-        booking = await self._service.create(user, asked, _patience())
+        booking = await self._service.create(user, asked, _patience(request))
         return pb.CreateBookingResponse(booking=booking_message(booking))
 
     async def GetBooking(
@@ -164,10 +164,14 @@ class BookingServicer(BookingServiceServicer):
         return domain.User(issuer=user.issuer, subject=user.subject)
 
 
-def _patience() -> float | None:
-    """How long the caller can wait, less what the answer needs to reach it."""
+def _patience(request: pb.CreateBookingRequest) -> float | None:
+    """How long the caller wants to wait, and can: less what the answer needs to reach it."""
+    wanted = request.wait.seconds + request.wait.nanos / 1e9 if request.HasField("wait") else None
     left = calls.remaining()
-    return None if left is None else left - max(left * _MARGIN, _SHORTEST_MARGIN)
+    if left is None:
+        return wanted
+    able = left - max(left * _MARGIN, _SHORTEST_MARGIN)
+    return able if wanted is None else min(wanted, able)
 
 
 def _page_size(asked: int) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import grpc
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from fastapi_offline import FastAPIOffline
+from fastapi.telemetry import TelemetryConfig
 from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -36,6 +36,7 @@ from gateway_bff.routes import (
     mesh,
     operations,
     quotes,
+    reference,
     round_trips,
     system,
 )
@@ -45,7 +46,7 @@ from gateway_bff.telemetry import CacheMetrics, HttpMetrics, LiveMetrics, QuotaM
 from gateway_bff.upstreams import Upstreams
 
 # The edge has it. FastAPI's own looks into the environment thrice a request for who wants it.
-_NO_TELEMETRY = {"tracing": False, "metrics": False, "logs": False}
+_NO_TELEMETRY = TelemetryConfig(tracing=False, metrics=False, logs=False)
 _ROUTERS = (
     itineraries,
     round_trips,
@@ -58,6 +59,7 @@ _ROUTERS = (
     operations,
     mesh,
     system,
+    reference,
 )
 
 
@@ -66,17 +68,17 @@ def create_app(upstreams: Upstreams, settings: Settings, *, registry: CollectorR
 
     `app.state.live` has jobs, which the process must run for live streams and the cache to work.
     """
-    app = FastAPIOffline(  # it only serves the page of /docs itself, with what that loads
+    app = FastAPI(
         title="flightmesh",
         summary="Flights: search, quote, book",
         version=__version__,
         # given flat: of an included router, each request would be matched twice
         routes=[route for module in _ROUTERS for route in module.router.routes],
         redirect_slashes=False,
-        redoc_url=None,
-        static_url="/docs/static",
+        openapi_url=None,  # routes of our own, in `reference`
         telemetry=_NO_TELEMETRY,
     )
+    app.mount(reference.PARTS_PATH, reference.PARTS)
     app.state.upstreams = upstreams
     app.state.settings = settings
     app.state.registry = registry
@@ -91,8 +93,9 @@ def create_app(upstreams: Upstreams, settings: Settings, *, registry: CollectorR
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]  # FastAPI's own way
     app.add_middleware(RepeatSearches, answers=app.state.answers)
     app.add_middleware(PerAddress, quotas=quotas, settings=settings)
-    app.add_middleware(Edge, metrics=HttpMetrics(registry))
+    app.add_middleware(Edge, metrics=HttpMetrics(registry), settings=settings)
     _answer_exceptions(app)
+    _answer_what_is_not_there(app)
     return app
 
 
@@ -124,15 +127,32 @@ def _answer_exceptions(app: FastAPI) -> None:
     async def _of_nobody(request: Request, _: ClientGone) -> Response:
         return Problem("CLIENT_CLOSED_REQUEST").response(request.url.path)
 
+
+def _answer_what_is_not_there(app: FastAPI) -> None:
+    """Registers the way of problems, and of what the framework finds nothing for."""
+
     @app.exception_handler(HTTPException)
     async def _of_http(request: Request, error: HTTPException) -> Response:
         problem = failures.of_http(error)
+        if not isinstance(error, Problem) and problem.code == "NOT_FOUND":
+            problem = _not_found(app.routes, request)
         if problem.code != "METHOD_NOT_ALLOWED":
             return problem.response(request.url.path)
         allow = {"Allow": ", ".join(_allowed(app.routes, request))}
         if request.method == "OPTIONS":
             return Response(status_code=204, headers=allow)
         return Problem(problem.code, headers=allow).response(request.url.path)
+
+
+def _not_found(routes: Iterable[BaseRoute], request: Request) -> Problem:
+    """Nothing is guessed, and so nothing redirected; but a slash too many is easily overlooked."""
+    path: str = request.scope["path"].rstrip("/")
+    meant = {**request.scope, "path": path}
+    if path != request.scope["path"] and any(
+        isinstance(route, Route) and route.matches(meant)[0] is not Match.NONE for route in routes
+    ):
+        return Problem("NOT_FOUND", f"There is nothing here. {path} has no slash at its end.")
+    return Problem("NOT_FOUND")
 
 
 def _allowed(routes: Iterable[BaseRoute], request: Request) -> list[str]:

@@ -64,6 +64,7 @@ _FIELDS = {
     "carriers": "carrier",
     "delay": "minutes",
 }
+_MOST_ERRORS = 20  # shown: an answer must not be longer than what was asked
 _HTTP = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "BODY_TOO_LARGE"}
 _PYDANTIC = {
     "missing": "REQUIRED",
@@ -135,7 +136,7 @@ def of_validation(error: RequestValidationError) -> Problem:
         broken = FieldError(field="", code="MALFORMED_JSON", detail=detail)
         return Problem("VALIDATION_FAILED", detail, errors=[broken])
     in_body = all(each["loc"][0] == "body" for each in found)
-    errors = [_invalid(each) for each in found]
+    errors = [_invalid(each) for each in found[:_MOST_ERRORS]]
     return Problem("VALIDATION_FAILED", status=422 if in_body else 400, errors=errors)
 
 

@@ -45,6 +45,7 @@ TITLES: dict[int, dict[str, str]] = {
         "CONFLICT": "The request conflicts with another one",
     },
     413: {"BODY_TOO_LARGE": "The request body is too large"},
+    414: {"URI_TOO_LONG": "The request target is too long"},
     415: {"UNSUPPORTED_MEDIA_TYPE": "The request body must be application/json"},
     422: {
         "VALIDATION_FAILED": "The request is not valid",

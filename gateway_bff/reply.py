@@ -6,17 +6,21 @@ from typing import Annotated, Any, Final
 
 import orjson
 from fastapi import Depends
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from gateway_bff.cache.answers import Answers
 from gateway_bff.cache.conditional import conditional, etag
+from gateway_bff.coding import SMALLEST, accepts_gzip, gzipped
 from gateway_bff.live.sources import Live
 from gateway_bff.settings import Settings
 from gateway_bff.sse import OpenStreams
 from gateway_bff.upstreams import Upstreams
 
 NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
+_ACCEPT_ENCODING: Final = "Accept-Encoding"
 
 
 async def _upstreams(request: Request) -> Upstreams:
@@ -53,8 +57,16 @@ TheStreams = Annotated[OpenStreams, Depends(_streams)]
 
 def revalidated(request: Request, body: bytes, headers: Mapping[str, str] = NO_HEADERS) -> Response:
     """An answer to be kept and asked for again each time: 304 where the client has just that."""
-    validated = {"Cache-Control": "no-cache", "ETag": etag(body), **headers}
-    return conditional(request.headers.get("if-none-match", ""), body, validated)
+    validated = {
+        "Vary": _ACCEPT_ENCODING,
+        "Cache-Control": "no-cache",
+        "ETag": etag(body),
+        **headers,
+    }
+    asked = request.headers
+    return conditional(
+        asked.get("if-none-match", ""), asked.get(_ACCEPT_ENCODING, ""), body, validated
+    )
 
 
 class Json(Response):
@@ -70,3 +82,13 @@ class Json(Response):
     ) -> None:
         body = content if isinstance(content, bytes) else orjson.dumps(content)
         super().__init__(body, status, {"Cache-Control": "no-store", **(headers or {})})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it, in a coding that the client takes."""
+        if len(self.body) >= SMALLEST:
+            self.headers["Vary"] = _ACCEPT_ENCODING
+            if accepts_gzip(Headers(scope=scope).get(_ACCEPT_ENCODING, "")):
+                self.body = gzipped(bytes(self.body))
+                self.headers["Content-Encoding"] = "gzip"
+                self.headers["Content-Length"] = str(len(self.body))
+        await super().__call__(scope, receive, send)

@@ -73,7 +73,11 @@ class Request(BaseModel):
 class AirportParameters(Request):
     """Which airports to look for."""
 
-    q: Annotated[str, Field(min_length=1, max_length=100, description="Code, city or name.")]
+    q: Annotated[
+        str,
+        Field(min_length=1, max_length=100, description="Code, city or name."),
+        AfterValidator(_printable),
+    ]
     page_size: Annotated[int, Field(ge=1, le=50)] = 10
 
 

@@ -6,11 +6,13 @@ JSON, its share of time from the one table of budgets, and the calls it caused c
 client goes away.
 """
 
+import re
 from collections.abc import Callable, Coroutine, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, ClassVar
+from urllib.parse import unquote_to_bytes
 
 from fastapi.routing import APIRoute
 from starlette.requests import Request
@@ -23,12 +25,14 @@ from consulmesh.errors import PermissionDenied
 from consulmesh.users import User
 from gateway_bff.body import buffered
 from gateway_bff.connection import Connected
+from gateway_bff.negotiation import qualities
 from gateway_bff.problems import Problem, invalid
 from gateway_bff.quotas import Quotas, of_address, of_user
 from gateway_bff.settings import Settings
 from gateway_bff.upstreams import Upstreams
 
 _SAFE = frozenset({"GET", "HEAD"})
+_NO_ENCODING = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 _Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -53,6 +57,7 @@ class Route(APIRoute):
                 client = of_user(user) if user else of_address(request.scope)
                 await quotas.charge(self.name, client, request.scope)
             settings: Settings = request.app.state.settings
+            _reject_undecodable_query(request.scope["query_string"])
             _reject_repeated_parameters(request, self.repeatable)
             request = await self._with_body(request, settings)
             with (
@@ -73,6 +78,9 @@ class Route(APIRoute):
         if request.method == "GET":
             return request
         read = await buffered(request, settings.body_limit, settings.body_patience)
+        if request.headers.get("content-encoding", "identity").lower() != "identity":
+            detail = "The request body must have no content coding."
+            raise Problem("UNSUPPORTED_MEDIA_TYPE", detail, headers={"Accept-Encoding": "identity"})
         if self.body_field and await read.body() and not _is_json(request):
             raise Problem("UNSUPPORTED_MEDIA_TYPE")
         return read
@@ -139,25 +147,9 @@ def prefers_events(scope: Scope) -> bool:
     accepted: dict[str, float] = {}
     for name, value in scope["headers"]:
         if name == b"accept":
-            accepted |= dict(map(_quality, value.decode("latin-1").lower().split(",")))
+            accepted |= qualities(value.decode("latin-1"))
     wanted = accepted.get("text/event-stream", 0.0)
     return wanted > 0 and wanted >= accepted.get("application/json", 0.0)
-
-
-def _quality(element: str) -> tuple[str, float]:
-    """A media type of an Accept header, and how gladly it is taken (RFC 9110 §12.5.1)."""
-    media_type, *parameters = (part.strip() for part in element.split(";"))
-    for parameter in parameters:
-        if parameter.startswith("q="):
-            return media_type, _number(parameter[2:])
-    return media_type, 1.0
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return 0.0
 
 
 def _is_json(request: Request) -> bool:
@@ -165,6 +157,20 @@ def _is_json(request: Request) -> bool:
     return media_type == "application/json" or (
         media_type.startswith("application/") and media_type.endswith("+json")
     )
+
+
+def _reject_undecodable_query(query: bytes) -> None:
+    """What is no percent-encoding of UTF-8 would be read as something that nobody meant."""
+    if b"%" not in query:
+        return
+    try:
+        unquote_to_bytes(query).decode()
+    except UnicodeDecodeError:
+        broken = True
+    else:
+        broken = _NO_ENCODING.search(query) is not None
+    if broken:
+        raise invalid("", "MALFORMED", "The query is not percent-encoded UTF-8.")
 
 
 def _reject_repeated_parameters(request: Request, repeatable: AbstractSet[str]) -> None:

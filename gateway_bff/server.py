@@ -17,11 +17,14 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from consulmesh import ConfigError
+from gateway_bff import security
 from gateway_bff.problems import MEDIA_TYPE, Problem, invalid
 from gateway_bff.settings import Settings
 
 _BACKLOG = 1024
 _HEAD_LIMIT = 64 * 1024  # bytes that may arrive before the headers are complete
+_TARGET_LIMIT = 8 * 1024  # bytes; RFC 9112 §3 asks for 8,000
+_FIELDS_LIMIT = 100  # headers
 
 
 @asynccontextmanager
@@ -96,6 +99,7 @@ class _Protocol(HttpToolsProtocol):
         self._head: TimerHandle | None = None
         self._head_bytes = 0
         self._in_body = False
+        self._wrong: Problem | None = None
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
         super().connection_made(transport)
@@ -122,6 +126,9 @@ class _Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._head_is_here()
         self._in_body = True
+        self._wrong = self._too_much()
+        if self._wrong is not None:
+            raise ValueError(self._wrong.code)  # the parser ends there, and asks for a 400
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -129,8 +136,18 @@ class _Protocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is not HTTP."""
-        self._refuse(invalid("", "MALFORMED", "This is not a request of HTTP/1.1."))
+        """Answer what is not HTTP, or too much of it."""
+        self._refuse(self._wrong or invalid("", "MALFORMED", "This is not a request of HTTP/1.1."))
+
+    def _too_much(self) -> Problem | None:
+        """Why a head that came in one piece is refused, if so."""
+        if len(self.url) > _TARGET_LIMIT:
+            return Problem("URI_TOO_LONG", f"At most {_TARGET_LIMIT} bytes.")
+        if len(self.headers) > _FIELDS_LIMIT:
+            return Problem("HEADERS_TOO_LARGE", f"At most {_FIELDS_LIMIT} headers.")
+        if sum(len(name) + len(value) for name, value in self.headers) > _HEAD_LIMIT:
+            return Problem("HEADERS_TOO_LARGE", f"At most {_HEAD_LIMIT} bytes.")
+        return None
 
     def _is_idle(self) -> bool:
         cycle: object = self.cycle  # None before the first request, whatever uvicorn's type says
@@ -163,6 +180,7 @@ class _Protocol(HttpToolsProtocol):
         body = problem.document("")
         fields = [
             *self.server_state.default_headers,
+            *security.OF_DATA,
             (b"content-type", MEDIA_TYPE.encode()),
             (b"content-length", str(len(body)).encode()),
             (b"connection", b"close"),

@@ -1,6 +1,7 @@
 """The gateway's own settings, read and validated once, at the edge."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import MappingProxyType
@@ -35,6 +36,8 @@ MESH_ROUTE_BUDGETS overrides any of them: `{"quote": 0.8}`."""
 LONGEST_BUDGET = 300.0
 DEFAULT_PORT = 8080
 _STORES = ("redis://", "rediss://")
+_ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?")
+_HSTS = re.compile(r"max-age=[0-9]{1,10}(; ?includeSubDomains)?(; ?preload)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +58,8 @@ class Settings:
     quota_store: str = MEMORY  # or the URL of a Redis or Valkey, for several gateways together
     at_once: int = 100  # requests of one address, streams too; 0 for any number
     trusted_proxies: str = ""  # whose X-Forwarded-For is believed: addresses or networks
+    cors_origins: Sequence[str] = ()  # whose scripts may ask, `*` for all
+    hsts: str = ""  # Strict-Transport-Security of every answer, not only of those over TLS
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
@@ -67,6 +72,8 @@ class Settings:
             quota_store=_store(environ.get("MESH_RATE_LIMIT_STORE", "").strip() or MEMORY),
             at_once=_at_once(environ.get("MESH_REQUESTS_AT_ONCE", "").strip() or "100"),
             trusted_proxies=environ.get("MESH_TRUSTED_PROXIES", "").strip(),
+            cors_origins=_origins(environ.get("MESH_CORS_ORIGINS", "")),
+            hsts=_hsts(environ.get("MESH_HSTS", "").strip()),
         )
 
 
@@ -105,6 +112,25 @@ def _at_once(text: str) -> int:
     if not text.isdecimal():
         raise ConfigError(f"MESH_REQUESTS_AT_ONCE: {text!r} is not a number of requests")
     return int(text)
+
+
+def _origins(text: str) -> Sequence[str]:
+    """As browsers write them: scheme, host and port, nothing after that."""
+    origins = tuple(filter(None, (part.strip() for part in text.split(","))))
+    if origins == ("*",):
+        return origins
+    for origin in origins:
+        if not _ORIGIN.fullmatch(origin):
+            raise ConfigError(
+                f"MESH_CORS_ORIGINS: {origin!r} is not like 'https://app.example.org', or '*' alone"
+            )
+    return origins
+
+
+def _hsts(text: str) -> str:
+    if text and not _HSTS.fullmatch(text):
+        raise ConfigError(f"MESH_HSTS: {text!r} is not like 'max-age=31536000; includeSubDomains'")
+    return text
 
 
 def _budgets(text: str) -> dict[str, float]:

@@ -4,7 +4,7 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from enum import StrEnum
 from typing import Final, NamedTuple
@@ -16,6 +16,7 @@ from flights.search.v1.search_pb2 import (
     SourcePosition,
 )
 from gateway_bff.cache.changes import MOST_STOPS, SOURCES, Changes, End, Topic, ends_of
+from gateway_bff.coding import gzipped
 from gateway_bff.telemetry import CacheMetrics
 from streams.v1.stream_pb2 import Cursor
 
@@ -54,12 +55,20 @@ class Miss(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """The bytes of an answer, their strong ETag, and what they were read from."""
+    """The bytes of an answer, their strong ETag, and what they were read from.
+
+    `gzip` are the same bytes in that coding, once somebody has asked for them.
+    """
 
     body: bytes
     etag: str
     positions: Mapping[str, Cursor]
     expire_time: float  # epoch seconds: then the first of its flights leaves
+    next_page_token: str = ""
+    gzip: bytes = b""
+
+    def __len__(self) -> int:
+        return len(self.body) + len(self.gzip)
 
 
 @dataclass(slots=True)
@@ -165,6 +174,7 @@ class Answers:
             etag=etag,
             positions=positions,
             expire_time=min(leaving, self._clock() + _LONGEST),
+            next_page_token=response.next_page_token,
         )
         keep = _live(response) and self._why_not(known, answer) is None
         if keep:
@@ -172,6 +182,16 @@ class Answers:
         elif known.answer is not None and not _has_read(known.answer, known.answered):
             self._drop(question)  # what was kept is older than what was given now
         return keep
+
+    def gzipped(self, question: Question, body: bytes) -> bytes:
+        """The body of an answer to the question in gzip; made once while the answer is kept."""
+        answer = self._kept.get(question)
+        if answer is None or answer.body is not body:
+            return gzipped(body)
+        if not answer.gzip:
+            answer = replace(answer, gzip=gzipped(body))
+            self._keep(question, self._known[question], answer)
+        return answer.gzip
 
     def _find(self, question: Question) -> Answer | Miss:
         known = self._known.get(question)
@@ -210,7 +230,7 @@ class Answers:
     def _keep(self, question: Question, known: _Known, answer: Answer) -> None:
         self._drop(question)
         known.answer = self._kept[question] = answer
-        self._bytes += len(answer.body)
+        self._bytes += len(answer)
         while self._bytes > self._most_bytes:
             self._drop(next(iter(self._kept)))
         self._metrics.kept.set(self._bytes)
@@ -219,7 +239,7 @@ class Answers:
         answer = self._kept.pop(question, None)
         if answer is not None:
             self._known[question].answer = None
-            self._bytes -= len(answer.body)
+            self._bytes -= len(answer)
 
     def _forget_questions(self) -> None:
         """Make room for a question; how new an answer to another one was is remembered for all."""

@@ -2,12 +2,13 @@
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import partial
 from typing import Final
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway_bff import freshness
+from gateway_bff import freshness, links
 from gateway_bff.cache.answers import Answer, Answers, Question
 from gateway_bff.cache.conditional import answer_headers, conditional
 from gateway_bff.route import prefers_events
@@ -20,6 +21,7 @@ _SPELLINGS: Final = 32_768
 _LONGEST: Final = 2_048  # bytes of a query string that is remembered
 _MIN_POSITION: Final = freshness.MIN_POSITION.lower().encode("ascii")
 _IF_NONE_MATCH: Final = b"if-none-match"
+_ACCEPT_ENCODING: Final = b"accept-encoding"
 
 
 class _Searched:
@@ -66,10 +68,13 @@ class RepeatSearches:
             return None
         self._questions.move_to_end(scope["query_string"])
         fresh = freshness.headers_of(cursors, self._answers.lags())
+        more = links.next_page(scope, answer.next_page_token)
         return conditional(
             headers.get(_IF_NONE_MATCH, b"").decode("latin-1"),
+            headers.get(_ACCEPT_ENCODING, b"").decode("latin-1"),
             answer.body,
-            answer_headers(answer.etag, fresh, "hit"),
+            answer_headers(answer.etag, {**fresh, **more}, "hit"),
+            partial(self._answers.gzipped, question),
         )
 
     def _remember(self, query: bytes, question: Question) -> None:

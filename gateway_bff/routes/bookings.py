@@ -1,12 +1,15 @@
 """Bookings of the user whose token the request carries; booking verifies it again."""
 
 import uuid
+from datetime import timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Security
 from fastapi.security import HTTPBearer
+from starlette.requests import Request
 from starlette.responses import Response
 
+from consulmesh import wellknown
 from flights.booking.v1.booking_pb2 import (
     BOOKING_STATUS_PENDING,
     BOOKING_STATUS_REJECTED,
@@ -18,13 +21,14 @@ from flights.booking.v1.booking_pb2 import (
     ListBookingsRequest,
     Passenger,
 )
-from gateway_bff import schemas, translate
+from gateway_bff import links, schemas, translate
 from gateway_bff.composition import flights_now, quote_if_there
 from gateway_bff.failures import RETRY_AFTER, public_code
 from gateway_bff.idempotency import OptionalKey, RequiredKey
 from gateway_bff.ids import is_booking_id, is_quote_id
 from gateway_bff.openapi import problems
 from gateway_bff.parameters import documented, parameters
+from gateway_bff.prefer import HowToWait, Waiting
 from gateway_bff.problems import CODES, Problem, not_found
 from gateway_bff.reply import Json, TheSettings, TheUpstreams
 from gateway_bff.requests import BookingRequest, PageParameters
@@ -47,35 +51,61 @@ router = APIRouter(route_class=CustomerRoute, tags=["bookings"], dependencies=[_
     status_code=201,
     responses={
         201: {"model": schemas.Booking},
-        202: {"model": schemas.Booking, "description": "Still running; look at `Location`"},
+        202: {
+            "model": schemas.Booking,
+            "description": "Still running; look at `Location`",
+            "headers": {
+                "Preference-Applied": {
+                    "description": "What was heeded of `Prefer` (RFC 7240); of 201, too",
+                    "schema": {"type": "string"},
+                }
+            },
+        },
         **problems(401, 403, 404, 408, 409, 413, 415, 422),
     },
 )
 async def create_booking(
-    body: BookingRequest, key: RequiredKey, upstreams: TheUpstreams, settings: TheSettings
+    body: BookingRequest,
+    key: RequiredKey,
+    waiting: HowToWait,
+    upstreams: TheUpstreams,
+    settings: TheSettings,
 ) -> Response:
-    """Book. The same key again gives the same booking, as it is then."""
+    """Book. The same key again gives the same booking, as it is then.
+
+    With `Prefer: respond-async` or `wait` the answer comes earlier; the booking goes on.
+    """
     if not is_quote_id(body.quote_id):
         raise not_found("quote")
-    made = (await upstreams.booking.CreateBooking(_request(body, key))).booking
-    headers = {"Location": f"/v1/bookings/{made.booking_id}"}
+    made = (await upstreams.booking.CreateBooking(_request(body, key, waiting))).booking
+    headers = {
+        "Location": f"/v1/bookings/{made.booking_id}",
+        **waiting.applied(outcome=made.status != BOOKING_STATUS_PENDING),
+    }
     if made.status == BOOKING_STATUS_REJECTED:
         raise await _rejected(made, upstreams, settings)
-    shown = await _composed(made, upstreams, settings)
     if made.status == BOOKING_STATUS_PENDING:
+        # who wants to wait no more does not wait for what its flights do either
+        hurried = waiting.longest is not None
+        shown = translate.booking(made) if hurried else await _composed(made, upstreams, settings)
         return Json(shown, 202, headers | {"Retry-After": str(RETRY_AFTER)})
-    return Json(shown, 201, headers)
+    return Json(await _composed(made, upstreams, settings), 201, headers)
 
 
 @router.get(
     "/v1/bookings",
     name="bookings",
     summary="Own bookings, newest first",
-    responses={200: {"model": schemas.BookingPage}, **problems(401, 403)},
+    responses={
+        200: {"model": schemas.BookingPage, "headers": links.HEADERS},
+        **problems(401, 403),
+    },
     openapi_extra=documented(PageParameters),
 )
 async def list_bookings(
-    asked: Annotated[PageParameters, Depends(parameters(PageParameters))], upstreams: TheUpstreams
+    request: Request,
+    asked: Annotated[PageParameters, Depends(parameters(PageParameters))],
+    upstreams: TheUpstreams,
 ) -> Response:
     """List bookings, as they were booked: one booking says what its flights do now."""
     response = await upstreams.booking.ListBookings(
@@ -84,7 +114,7 @@ async def list_bookings(
     page: dict[str, Any] = {"bookings": [translate.booking(each) for each in response.bookings]}
     if response.next_page_token:
         page["next_page_token"] = response.next_page_token
-    return Json(page)
+    return Json(page, headers=links.next_page(request.scope, response.next_page_token))
 
 
 @router.get(
@@ -118,8 +148,10 @@ async def cancel_booking(
     return Json(await _composed(response.booking, upstreams, settings))
 
 
-def _request(body: BookingRequest, key: str) -> CreateBookingRequest:
+def _request(body: BookingRequest, key: str, waiting: Waiting) -> CreateBookingRequest:
+    longest = waiting.longest
     return CreateBookingRequest(
+        wait=None if longest is None else wellknown.duration(timedelta(seconds=longest)),
         request_id=key,
         quote_id=body.quote_id,
         passengers=[

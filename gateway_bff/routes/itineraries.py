@@ -1,6 +1,7 @@
 """Itineraries: the search, as a sorted page or as a stream of what is found."""
 
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Annotated, Any
 
 import grpc
@@ -15,7 +16,7 @@ from flights.search.v1.search_pb2 import (
     StreamItinerariesResponse,
 )
 from flights.type.v1.cabin_pb2 import Cabin
-from gateway_bff import freshness, schemas, searching, shards, sse, translate
+from gateway_bff import freshness, links, schemas, searching, shards, sse, translate
 from gateway_bff.cache.answers import Question
 from gateway_bff.cache.conditional import answer_headers, conditional, etag
 from gateway_bff.cache.repeats import QUESTION
@@ -31,12 +32,13 @@ _Call = grpc.aio.UnaryStreamCall[StreamItinerariesRequest, StreamItinerariesResp
 
 Parameters = Annotated[SearchParameters, Depends(parameters(SearchParameters))]
 
-_VARY = {"Vary": "Accept"}
+_VARY = {"Vary": "Accept, Accept-Encoding"}  # as of the page at the same path
 _HEADERS: dict[str, Any] = {
     "Cache-Status": {
         "description": "Whether the gateway had the answer (RFC 9211)",
         "schema": {"type": "string"},
     },
+    **links.HEADERS,
     **searching.HEADERS,
 }
 _RESPONSES: Responses = {
@@ -108,8 +110,15 @@ async def search_itineraries(
     validator = etag(body)
     kept = answers.given(question, response, body, validator)
     status = "fwd=miss; stored" if kept else "fwd=miss"
-    headers = answer_headers(validator, freshness.headers(response.positions), status)
-    return conditional(request.headers.get("if-none-match", ""), body, headers)
+    fresh = freshness.headers(response.positions)
+    more = links.next_page(request.scope, response.next_page_token)
+    return conditional(
+        request.headers.get("if-none-match", ""),
+        request.headers.get("accept-encoding", ""),
+        body,
+        answer_headers(validator, {**fresh, **more}, status),
+        partial(answers.gzipped, question),
+    )
 
 
 # The first that matches serves, so the one that looks at the Accept header comes first.

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from consulmesh import wellknown
 from flights.search.v1.search_pb2 import SearchRoundTripsRequest
-from gateway_bff import freshness, schemas, searching, shards, translate
+from gateway_bff import freshness, links, schemas, searching, shards, translate
 from gateway_bff.openapi import problems
 from gateway_bff.parameters import documented, parameters
 from gateway_bff.reply import TheSettings, TheUpstreams, revalidated
@@ -24,7 +24,10 @@ router = APIRouter(route_class=JourneyRoute, tags=["search"])
     name="round_trips",
     summary="Ways there and back, a page at a time",
     responses={
-        200: {"model": schemas.RoundTripPage, "headers": searching.HEADERS},
+        200: {
+            "model": schemas.RoundTripPage,
+            "headers": {**links.HEADERS, **searching.HEADERS},
+        },
         **problems(),
     },
     openapi_extra=documented(RoundTripParameters, searching.MIN_POSITION),
@@ -52,4 +55,5 @@ async def search_round_trips(
         metadata=shards.headers(asked.date, settings.search_shards),
     )
     body = translate.round_trips(response, query.cabin)
-    return revalidated(request, body, freshness.headers(response.positions))
+    more = links.next_page(request.scope, response.next_page_token)
+    return revalidated(request, body, {**freshness.headers(response.positions), **more})

@@ -239,6 +239,45 @@ async def test_deadline_shorter_than_the_work(system: System) -> None:
     await system.check(instance)
 
 
+@pytest.mark.parametrize("wait", [timedelta(0), timedelta(milliseconds=300)])
+async def test_caller_that_does_not_wait(system: System, wait: timedelta) -> None:
+    """PENDING comes long before the deadline; the booking is there, and is confirmed afterwards."""
+    instance = await system.start()
+    request = await system.request()
+    request.wait.FromTimedelta(wait)
+    gate = Gate()
+    system.schedule.faults.plan("HoldSeats", Fault(gate=gate))
+
+    pending = (
+        await instance.stub.CreateBooking(request, metadata=system.user(), timeout=60)
+    ).booking
+    gate.open()
+    request.ClearField("wait")
+    settled = (await instance.stub.CreateBooking(request, metadata=system.user())).booking
+
+    assert pending.status == pb.BOOKING_STATUS_PENDING
+    assert settled.status == pb.BOOKING_STATUS_CONFIRMED
+    assert settled.booking_id == pending.booking_id
+    await system.check(instance)
+
+
+async def test_wait_longer_than_the_deadline(system: System) -> None:
+    """The deadline counts: PENDING comes before it."""
+    instance = await system.start()
+    request = await system.request()
+    request.wait.FromTimedelta(timedelta(hours=1))
+    gate = Gate()
+    system.schedule.faults.plan("HoldSeats", Fault(gate=gate))
+
+    pending = (
+        await instance.stub.CreateBooking(request, metadata=system.user(), timeout=0.5)
+    ).booking
+    gate.open()
+
+    assert pending.status == pb.BOOKING_STATUS_PENDING
+    await system.check(instance)
+
+
 async def test_unknown_quote(system: System) -> None:
     """A quote that does not exist is an error, and leaves no trace."""
     instance = await system.start()

@@ -408,6 +408,54 @@ async def test_a_flight_that_is_gone_does_not_hide_the_others(
     assert body["segments"][1]["departure"]["airport"] == "JFK"
 
 
+@pytest.mark.parametrize(
+    ("prefer", "wait", "applied"),
+    [
+        (["respond-async"], 0, "respond-async"),
+        (["wait=2"], 2, "wait=2"),
+        (["Respond-Async; x=y, WAIT = 2"], 2, "respond-async, wait=2"),
+        (["handling=lenient", 'wait="3"', "wait=9"], 3, "wait=3"),
+        (["wait=0"], 0, "wait=0"),
+        (["wait=soon"], None, None),
+        (["wait=-1"], None, None),
+        (["wait=9999999999"], None, None),
+        (["return=minimal"], None, None),
+        ([""], None, None),
+    ],
+)
+async def test_who_prefers_not_to_wait_is_told_so(
+    gateway: Gateway, bearer: Bearer, prefer: list[str], wait: int | None, applied: str | None
+) -> None:
+    """Booking is asked to answer so soon; the answer says what was heeded, and where to look."""
+    pending = examples.booking(BOOKING_STATUS_PENDING)
+    gateway.fakes.booking.answers["CreateBooking"] = CreateBookingResponse(booking=pending)
+    headers = [*bearer(**KEY).items(), *(("Prefer", each) for each in prefer)]
+
+    async with gateway.client.post("/v1/bookings", json=BODY, headers=headers) as response:
+        body = await response.json()
+    (request,) = gateway.fakes.booking.requests
+
+    assert response.status == 202
+    assert response.headers["Location"] == PATH
+    assert response.headers["Retry-After"] == "1"
+    assert response.headers.get("Preference-Applied") == applied
+    assert (request.wait.seconds if request.HasField("wait") else None) == wait
+    assert body["status"] == "pending"
+    assert bool(gateway.fakes.schedule.requests) == (wait is None)
+
+
+async def test_a_settled_booking_is_no_matter_of_preference(
+    confirmed: Gateway, bearer: Bearer
+) -> None:
+    """The same key later: 201, whatever is preferred; it was not answered before its outcome."""
+    headers = bearer(**KEY, Prefer="respond-async, wait=5")
+    async with confirmed.client.post("/v1/bookings", json=BODY, headers=headers) as response:
+        body = await response.json()
+
+    assert (response.status, body) == (201, SHOWN)
+    assert response.headers["Preference-Applied"] == "wait=5"
+
+
 async def test_own_bookings_are_listed(gateway: Gateway, bearer: Bearer) -> None:
     """A list has a page of bookings as they were booked, and how to get more."""
     gateway.fakes.booking.answers["ListBookings"] = ListBookingsResponse(

@@ -1,6 +1,7 @@
 import asyncio
 import io
 import json
+import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
@@ -327,6 +328,180 @@ async def test_only_paths_that_exist_are_found(gateway: Gateway, path: str) -> N
         problem = await response.json()
 
     assert (response.status, problem["code"]) == (404, "NOT_FOUND")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "hint"),
+    [
+        ("GET", "/v1/airports/?q=jfk", "/v1/airports"),
+        ("POST", "/v1/bookings//", "/v1/bookings"),
+        ("GET", "/v1/coffee/", None),
+    ],
+)
+async def test_a_slash_too_many_is_pointed_out(
+    gateway: Gateway, method: str, path: str, hint: str | None
+) -> None:
+    """404 and no redirect, which would hide the mistake and send tokens and bodies twice."""
+    async with gateway.client.request(method, path, allow_redirects=False) as response:
+        problem = await response.json()
+
+    assert (response.status, problem["code"]) == (404, "NOT_FOUND")
+    assert problem["detail"] == (
+        f"There is nothing here. {hint} has no slash at its end."
+        if hint
+        else "There is nothing here."
+    )
+
+
+def post(*headers: bytes, body: bytes = b"{}") -> bytes:
+    """A request for a quote with these headers, after which nothing comes."""
+    lines = (b"POST /v1/quotes HTTP/1.1", b"Host: x", b"Connection: close", *headers)
+    return b"\r\n".join([*lines, b"", body])
+
+
+def get(target: bytes, *headers: bytes, host: bytes = b"Host: x\r\n") -> bytes:
+    """A request for something, after which nothing comes."""
+    lines = b"".join(each + b"\r\n" for each in (b"Connection: close", *headers))
+    return b"GET " + target + b" HTTP/1.1\r\n" + host + lines + b"\r\n"
+
+
+_JSON = b"Content-Type: application/json"
+_CHUNKED = b"Transfer-Encoding: chunked"
+_AIRPORTS = AIRPORTS.encode()
+_BOOKINGS = b"/v1/bookings"
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "code"),
+    [
+        pytest.param(post(b"Content-Length: 2", b"Content-Length: 2"), 400, "MALFORMED", id="2 CL"),
+        pytest.param(post(b"Content-Length: 2, 2"), 400, "MALFORMED", id="list of CL"),
+        pytest.param(post(b"Content-Length: -1"), 400, "MALFORMED", id="negative CL"),
+        pytest.param(post(b"Content-Length: +2"), 400, "MALFORMED", id="CL with a sign"),
+        pytest.param(post(b"Content-Length: " + b"9" * 30), 400, "MALFORMED", id="CL overflows"),
+        pytest.param(post(b"Content-Length: 2", _CHUNKED), 400, "MALFORMED", id="CL and TE"),
+        pytest.param(post(_CHUNKED, b"Content-Length: 2"), 400, "MALFORMED", id="TE and CL"),
+        pytest.param(post(b"Transfer-Encoding: gzip"), 400, "MALFORMED", id="TE without chunks"),
+        pytest.param(post(_CHUNKED, body=b"zz\r\n{}"), 400, "MALFORMED", id="no chunk size"),
+        pytest.param(post(_CHUNKED, body=b"f" * 18), 400, "MALFORMED", id="chunk size overflows"),
+        pytest.param(
+            post(_JSON, b"Content-Encoding: gzip", b"Content-Length: 2"), 415, None, id="coded"
+        ),
+        pytest.param(
+            post(
+                _JSON,
+                b"Idempotency-Key: aaaaaaaaaaaaaaaa",
+                b"Idempotency-Key: bbbbbbbbbbbbbbbb",
+                b"Content-Length: 2",
+            ),
+            400,
+            "REPEATED",
+            id="2 keys",
+        ),
+        pytest.param(
+            post(_JSON, b"Content-Type: text/plain", b"Content-Length: 2"),
+            400,
+            "REPEATED",
+            id="2 media types",
+        ),
+        pytest.param(
+            get(_BOOKINGS, b"Authorization: Bearer a", b"Authorization: Bearer b"),
+            400,
+            "REPEATED",
+            id="2 tokens",
+        ),
+        pytest.param(get(_AIRPORTS, b"Host: y"), 400, "REPEATED", id="2 hosts"),
+        pytest.param(get(_AIRPORTS, host=b""), 400, "REQUIRED", id="no host"),
+        pytest.param(get(_AIRPORTS, b"X-A: a\0b"), 400, "MALFORMED", id="NUL in a header"),
+        pytest.param(get(_AIRPORTS, b"X-A: a\r\n b"), 400, "MALFORMED", id="folded header"),
+        pytest.param(get(_AIRPORTS, b"X-A : a"), 400, "MALFORMED", id="space before a colon"),
+        pytest.param(get(b"/v1/flights/%zz"), 404, None, id="path: no encoding"),
+        pytest.param(get(b"/v1/flights/%ff%fe"), 404, None, id="path: no UTF-8"),
+        pytest.param(get(b"/v1/flights/%ed%a0%80"), 404, None, id="path: surrogate"),
+        pytest.param(get(b"/v1/flights/flt_%00"), 404, None, id="path: NUL"),
+        pytest.param(get(b"/v1/fl\xe9"), 400, "MALFORMED", id="path: raw bytes"),
+        pytest.param(get(b"/v1/fl\0"), 400, "MALFORMED", id="path: raw NUL"),
+        pytest.param(get(b"/v1/airports?q=%zz"), 400, "MALFORMED", id="query: no encoding"),
+        pytest.param(get(b"/v1/airports?q=%ff"), 400, "MALFORMED", id="query: no UTF-8"),
+        pytest.param(get(b"/v1/airports?q=a%00"), 400, "MALFORMED", id="query: NUL"),
+        pytest.param(get(b"/v1/airports?q=\xe9"), 400, "MALFORMED", id="query: raw bytes"),
+        pytest.param(get(b"/v1/airports?q=" + b"a" * 8192), 414, None, id="query: too long"),
+        pytest.param(get(b"http://x"), 400, "MALFORMED", id="absolute without a path"),
+        pytest.param(get(b"http://x:999999/"), 400, "MALFORMED", id="no port"),
+        pytest.param(get(_AIRPORTS, *[b"X-A: b"] * 101), 431, None, id="too many headers"),
+        pytest.param(get(_AIRPORTS, b"X-A: " + b"a" * 65_536), 431, None, id="too large"),
+        pytest.param(b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n", 400, "MALFORMED", id="CONNECT"),
+        pytest.param(b"GET /livez HTTP/2.0\r\nHost: x\r\n\r\n", 400, "MALFORMED", id="2.0"),
+        pytest.param(b"GET /livez\r\n\r\n", 400, "MALFORMED", id="0.9"),
+        pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "MALFORMED", id="HTTP/2"),
+        pytest.param(b"BREW /livez HTTP/1.1\r\nHost: x\r\n\r\n", 400, "MALFORMED", id="method"),
+    ],
+)
+async def test_what_two_readers_could_read_in_two_ways_is_refused(
+    airports: Gateway, text: bytes, status: int, code: str | None
+) -> None:
+    """A problem by its status, before anybody is asked: nothing is guessed, nothing crashes."""
+    found, problem = await raw(airports, text)
+
+    assert (found, problem["status"]) == (status, status)
+    assert [error["code"] for error in problem.get("errors", ())] == ([code] if code else [])
+    assert airports.fakes.search.requests == airports.fakes.pricing.requests == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        get(b"http://elsewhere" + _AIRPORTS),
+        get(b"/v1/airports?q=" + b"%C3%A9" * 30),
+        get(_AIRPORTS, *[b"X-A: b"] * 90),
+        b"GET " + _AIRPORTS + b" HTTP/1.0\r\n\r\n",
+        get(_AIRPORTS, b"Content-Length: 5") + b"hello",
+    ],
+    ids=["absolute", "UTF-8", "many headers", "1.0 without a host", "with a body"],
+)
+async def test_what_is_unusual_but_right_is_answered(airports: Gateway, text: bytes) -> None:
+    """Forms that a server has to take."""
+    status, body = await raw(airports, text)
+
+    assert status == 200
+    assert body["airports"][0]["code"] == "JFK"
+
+
+async def test_requests_may_come_before_their_answers(airports: Gateway) -> None:
+    """Pipelined requests are answered one by one, in their order; after `close` none is."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", airports.port)
+    one, last = get(_AIRPORTS).replace(b"Connection: close\r\n", b""), get(b"/v1/nothing")
+    writer.write(one + last + one)
+    said = await asyncio.wait_for(reader.read(), 3)
+    writer.close()
+
+    assert re.findall(rb"HTTP/1.1 (\d+)", said) == [b"200", b"404"]
+    assert len(airports.fakes.search.requests) == 1
+
+
+async def test_who_asks_before_sending_is_given_leave(gateway: Gateway) -> None:
+    """100 Continue, then the answer to what was sent."""
+    gateway.fakes.pricing.answers["CreateQuote"] = examples.quote_created()
+    body = json.dumps({"itinerary_id": examples.ITINERARY}).encode()
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(post(_JSON, b"Expect: 100-continue", b"Content-Length: %d" % len(body), body=b""))
+    leave = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 3)
+    writer.write(body)
+    said = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 3)
+    writer.close()
+
+    assert leave == b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert said.startswith(b"HTTP/1.1 201 ")
+
+
+async def test_an_answer_is_not_longer_than_the_mistake(gateway: Gateway) -> None:
+    """Of very many errors some are shown."""
+    body = dict.fromkeys(map(str, range(5_000)), 0)
+    async with gateway.client.post("/v1/quotes", json=body) as response:
+        problem = await response.json()
+
+    assert response.status == 422
+    assert len(problem["errors"]) == 20
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ async def test_an_answer_says_how_fresh_it_is(gateway: Gateway) -> None:
     assert again.headers["Freshness"] == "schedule;lag=0.013, pricing;lag=0.031"
     assert first == second
     assert response.headers["Search-Position"] == again.headers["Search-Position"]
-    assert response.headers["Vary"] == "Accept"
+    assert response.headers["Vary"] == "Accept, Accept-Encoding"
 
 
 async def test_a_position_comes_back_as_the_least_that_is_read(gateway: Gateway) -> None:

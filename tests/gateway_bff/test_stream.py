@@ -180,7 +180,7 @@ async def test_the_accept_header_chooses(gateway: Gateway, accept: str, content_
         await answer.read()
 
     assert answer.content_type == content_type
-    assert answer.headers["Vary"] == "Accept"
+    assert answer.headers["Vary"] == "Accept, Accept-Encoding"
 
 
 async def test_a_reader_that_stops_cancels_the_call(gateway: Gateway) -> None:

@@ -23,12 +23,13 @@ _sym_db = _symbol_database.Default()
 
 
 from flights.type.v1 import cabin_pb2 as flights_dot_type_dot_v1_dot_cabin__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.type import money_pb2 as google_dot_type_dot_money__pb2
 from streams.v1 import stream_pb2 as streams_dot_v1_dot_stream__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n flights/booking/v1/booking.proto\x12\x12\x66lights.booking.v1\x1a\x1b\x66lights/type/v1/cabin.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\x1a\x17streams/v1/stream.proto\"4\n\tPassenger\x12\x12\n\ngiven_name\x18\x01 \x01(\t\x12\x13\n\x0b\x66\x61mily_name\x18\x02 \x01(\t\"\x18\n\x07\x43ontact\x12\r\n\x05\x65mail\x18\x01 \x01(\t\"\x8e\x01\n\rBookedSegment\x12\x11\n\tflight_id\x18\x01 \x01(\t\x12%\n\x05\x63\x61\x62in\x18\x02 \x01(\x0e\x32\x16.flights.type.v1.Cabin\x12 \n\x04\x66\x61re\x18\x03 \x01(\x0b\x32\x12.google.type.Money\x12!\n\x05taxes\x18\x04 \x01(\x0b\x32\x12.google.type.Money\"D\n\tRejection\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x16\n\x0e\x66resh_quote_id\x18\x03 \x01(\t\"\xd3\x03\n\x07\x42ooking\x12\x12\n\nbooking_id\x18\x01 \x01(\t\x12\x11\n\treference\x18\x02 \x01(\t\x12\x31\n\x06status\x18\x03 \x01(\x0e\x32!.flights.booking.v1.BookingStatus\x12\x10\n\x08quote_id\x18\x04 \x01(\t\x12\x33\n\x08segments\x18\x05 \x03(\x0b\x32!.flights.booking.v1.BookedSegment\x12\x31\n\npassengers\x18\x06 \x03(\x0b\x32\x1d.flights.booking.v1.Passenger\x12,\n\x07\x63ontact\x18\x07 \x01(\x0b\x32\x1b.flights.booking.v1.Contact\x12!\n\x05total\x18\x08 \x01(\x0b\x32\x12.google.type.Money\x12\x30\n\trejection\x18\t \x01(\x0b\x32\x1d.flights.booking.v1.Rejection\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07version\x18\x0c \x01(\x03\"\x9d\x01\n\x14\x43reateBookingRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08quote_id\x18\x02 \x01(\t\x12\x31\n\npassengers\x18\x03 \x03(\x0b\x32\x1d.flights.booking.v1.Passenger\x12,\n\x07\x63ontact\x18\x04 \x01(\x0b\x32\x1b.flights.booking.v1.Contact\"E\n\x15\x43reateBookingResponse\x12,\n\x07\x62ooking\x18\x01 \x01(\x0b\x32\x1b.flights.booking.v1.Booking\"\'\n\x11GetBookingRequest\x12\x12\n\nbooking_id\x18\x01 \x01(\t\"B\n\x12GetBookingResponse\x12,\n\x07\x62ooking\x18\x01 \x01(\x0b\x32\x1b.flights.booking.v1.Booking\"<\n\x13ListBookingsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"^\n\x14ListBookingsResponse\x12-\n\x08\x62ookings\x18\x01 \x03(\x0b\x32\x1b.flights.booking.v1.Booking\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\">\n\x14\x43\x61ncelBookingRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nbooking_id\x18\x02 \x01(\t\"E\n\x15\x43\x61ncelBookingResponse\x12,\n\x07\x62ooking\x18\x01 \x01(\x0b\x32\x1b.flights.booking.v1.Booking\")\n\x13WatchBookingRequest\x12\x12\n\nbooking_id\x18\x01 \x01(\t\"D\n\x14WatchBookingResponse\x12,\n\x07\x62ooking\x18\x01 \x01(\x0b\x32\x1b.flights.booking.v1.Booking\"U\n\x19WatchBookingEventsRequest\x12\"\n\x06\x63ursor\x18\x01 \x01(\x0b\x32\x12.streams.v1.Cursor\x12\x14\n\x0c\x63hanges_only\x18\x02 \x01(\x08\"\xc3\x01\n\x1aWatchBookingEventsResponse\x12 \n\x05phase\x18\x01 \x01(\x0e\x32\x11.streams.v1.Phase\x12\"\n\x06\x63ursor\x18\x02 \x01(\x0b\x32\x12.streams.v1.Cursor\x12\x30\n\x06\x65vents\x18\x03 \x03(\x0b\x32 .flights.booking.v1.BookingEvent\x12-\n\tread_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x87\x01\n\x0c\x42ookingEvent\x12.\n\nevent_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12=\n\x0f\x62ooking_changed\x18\x02 \x01(\x0b\x32\".flights.booking.v1.BookingChangedH\x00\x42\x08\n\x06\x63hange\"\xcb\x01\n\x0e\x42ookingChanged\x12\x12\n\nbooking_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x31\n\x06status\x18\x03 \x01(\x0e\x32!.flights.booking.v1.BookingStatus\x12\x33\n\x08segments\x18\x04 \x03(\x0b\x32!.flights.booking.v1.BookedSegment\x12\x12\n\npassengers\x18\x05 \x01(\x05\x12\x18\n\x10rejection_reason\x18\x06 \x01(\t\"\xf2\x01\n\x0eUnfinishedSaga\x12\x12\n\nbooking_id\x18\x01 \x01(\t\x12*\n\x04step\x18\x02 \x01(\x0e\x32\x1c.flights.booking.v1.SagaStep\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x10\n\x08\x61ttempts\x18\x04 \x01(\x05\x12\x12\n\nlast_error\x18\x05 \x01(\t\x12\r\n\x05owner\x18\x06 \x01(\t\x12.\n\nstart_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x64ue_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"C\n\x1aListUnfinishedSagasRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"\x98\x01\n\x1bListUnfinishedSagasResponse\x12\x31\n\x05sagas\x18\x01 \x03(\x0b\x32\".flights.booking.v1.UnfinishedSaga\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12-\n\tread_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\xc1\x01\n\rBookingStatus\x12\x1e\n\x1a\x42OOKING_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x42OOKING_STATUS_PENDING\x10\x01\x12\x1c\n\x18\x42OOKING_STATUS_CONFIRMED\x10\x02\x12\x1b\n\x17\x42OOKING_STATUS_REJECTED\x10\x03\x12\x1c\n\x18\x42OOKING_STATUS_CANCELLED\x10\x04\x12\x1b\n\x17\x42OOKING_STATUS_AFFECTED\x10\x05*\xce\x01\n\x08SagaStep\x12\x19\n\x15SAGA_STEP_UNSPECIFIED\x10\x00\x12\x1a\n\x16SAGA_STEP_REDEEM_QUOTE\x10\x01\x12\x18\n\x14SAGA_STEP_HOLD_SEATS\x10\x02\x12\x1b\n\x17SAGA_STEP_CONFIRM_SEATS\x10\x03\x12\x1b\n\x17SAGA_STEP_RELEASE_SEATS\x10\x04\x12\x1b\n\x17SAGA_STEP_RELEASE_QUOTE\x10\x05\x12\x1a\n\x16SAGA_STEP_RETURN_SEATS\x10\x06\x32\x93\x06\n\x0e\x42ookingService\x12i\n\rCreateBooking\x12(.flights.booking.v1.CreateBookingRequest\x1a).flights.booking.v1.CreateBookingResponse\"\x03\x90\x02\x02\x12`\n\nGetBooking\x12%.flights.booking.v1.GetBookingRequest\x1a&.flights.booking.v1.GetBookingResponse\"\x03\x90\x02\x01\x12\x66\n\x0cListBookings\x12\'.flights.booking.v1.ListBookingsRequest\x1a(.flights.booking.v1.ListBookingsResponse\"\x03\x90\x02\x01\x12i\n\rCancelBooking\x12(.flights.booking.v1.CancelBookingRequest\x1a).flights.booking.v1.CancelBookingResponse\"\x03\x90\x02\x02\x12h\n\x0cWatchBooking\x12\'.flights.booking.v1.WatchBookingRequest\x1a(.flights.booking.v1.WatchBookingResponse\"\x03\x90\x02\x01\x30\x01\x12z\n\x12WatchBookingEvents\x12-.flights.booking.v1.WatchBookingEventsRequest\x1a..flights.booking.v1.WatchBookingEventsResponse\"\x03\x90\x02\x01\x30\x01\x12{\n\x13ListUnfinishedSagas\x12..flights.booking.v1.ListUnfinishedSagasRequest\x1a/.flights.booking.v1.ListUnfinishedSagasResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n flights/booking/v1/booking.proto\x12\x12\x66lights.booking.v1\x1a\x1b\x66lights/type/v1/cabin.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\x1a\x17streams/v1/stream.proto\"4\n\tPassenger\x12\x12\n\ngiven_name\x18\x01 \x01(\t\x12\x13\n\x0b\x66\x61mily_name\x18\x02 \x01(\t\"\x18\n\x07\x43ontact\x12\r\n\x05\x65mail\x18\x01 \x01(\t\"\x8e\x01\n\rBookedSegment\x12\x11\n\tflight_id\x18\x01 \x01(\t\x12%\n\x05\x63\x61\x62in\x18\x02 \x01(\x0e\x32\x16.flights.type.v1.Cabin\x12 \n\x04\x66\x61re\x18\x03 \x01(\x0b\x32\x12.google.type.Money\x12!\n\x05taxes\x18\x04 \x01(\x0b\x32\x12.google.type.Money\"D\n\tRejection\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x16\n\x0e\x66resh_quote_id\x18\x03 \x01(\t\"\xd3\x03\n\x07\x42ooking\x12\x12\n\nbooking_id\x18\x01 \x01(\t\x12\x11\n\treference\x18\x02 \x01(\t\x12\x31\n\x06status\x18\x03 \x01(\x0e\x32!.flights.booking.v1.BookingStatus\x12\x10\n\x08quote_id\x18\x04 \x01(\t\x12\x33\n\x08segments\x18\x05 \x03(\x0b\x32!.flights.booking.v1.BookedSegment\x12\x31\n\npassengers\x18\x06 \x03(\x0b\x32\x1d.flights.booking.v1.Passenger\x12,\n\x07\x63ontact\x18\x07 \x01(\x0b\x32\x1b.flights.booking.v1.Contact\x12!\n\x05total\x18\x08 \x01(\x0b\x32\x12.google.type.Money\x12\x30\n\trejection\x18\t \x01(\x0b\x32\x1d.flights.booking.v1.Rejection\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07version\x18\x0c \x01(\x03\"\xc6\x01\n\x14\x43reateBookingRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08quote_id\x18\x02 \x01(\t\x12\x31\n\npassengers\x18\x03 \x03(\x0b\x32\x1d.flights.booking.v1.Passenger\x12,\n\x07\x63ontact\x18\x04 \x01(\x0b\x32\x1b.flights.booking.v1.Contact\x12\'\n\x04wait\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"E\n\x15\x43reateBookingResponse\x12,\n\x07\x62ooking\x18\x01 \x01(\x0b\x32\x1b.flights.booking.v1.Booking\"\'\n\x11GetBookingRequest\x12\x12\n\nbooking_id\x18\x01 \x01(\t\"B\n\x12GetBookingResponse\x12,\n\x07\x62ooking\x18\x01 \x01(\x0b\x32\x1b.flights.booking.v1.Booking\"<\n\x13ListBookingsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"^\n\x14ListBookingsResponse\x12-\n\x08\x62ookings\x18\x01 \x03(\x0b\x32\x1b.flights.booking.v1.Booking\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\">\n\x14\x43\x61ncelBookingRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nbooking_id\x18\x02 \x01(\t\"E\n\x15\x43\x61ncelBookingResponse\x12,\n\x07\x62ooking\x18\x01 \x01(\x0b\x32\x1b.flights.booking.v1.Booking\")\n\x13WatchBookingRequest\x12\x12\n\nbooking_id\x18\x01 \x01(\t\"D\n\x14WatchBookingResponse\x12,\n\x07\x62ooking\x18\x01 \x01(\x0b\x32\x1b.flights.booking.v1.Booking\"U\n\x19WatchBookingEventsRequest\x12\"\n\x06\x63ursor\x18\x01 \x01(\x0b\x32\x12.streams.v1.Cursor\x12\x14\n\x0c\x63hanges_only\x18\x02 \x01(\x08\"\xc3\x01\n\x1aWatchBookingEventsResponse\x12 \n\x05phase\x18\x01 \x01(\x0e\x32\x11.streams.v1.Phase\x12\"\n\x06\x63ursor\x18\x02 \x01(\x0b\x32\x12.streams.v1.Cursor\x12\x30\n\x06\x65vents\x18\x03 \x03(\x0b\x32 .flights.booking.v1.BookingEvent\x12-\n\tread_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x87\x01\n\x0c\x42ookingEvent\x12.\n\nevent_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12=\n\x0f\x62ooking_changed\x18\x02 \x01(\x0b\x32\".flights.booking.v1.BookingChangedH\x00\x42\x08\n\x06\x63hange\"\xcb\x01\n\x0e\x42ookingChanged\x12\x12\n\nbooking_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x31\n\x06status\x18\x03 \x01(\x0e\x32!.flights.booking.v1.BookingStatus\x12\x33\n\x08segments\x18\x04 \x03(\x0b\x32!.flights.booking.v1.BookedSegment\x12\x12\n\npassengers\x18\x05 \x01(\x05\x12\x18\n\x10rejection_reason\x18\x06 \x01(\t\"\xf2\x01\n\x0eUnfinishedSaga\x12\x12\n\nbooking_id\x18\x01 \x01(\t\x12*\n\x04step\x18\x02 \x01(\x0e\x32\x1c.flights.booking.v1.SagaStep\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x10\n\x08\x61ttempts\x18\x04 \x01(\x05\x12\x12\n\nlast_error\x18\x05 \x01(\t\x12\r\n\x05owner\x18\x06 \x01(\t\x12.\n\nstart_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x64ue_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"C\n\x1aListUnfinishedSagasRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"\x98\x01\n\x1bListUnfinishedSagasResponse\x12\x31\n\x05sagas\x18\x01 \x03(\x0b\x32\".flights.booking.v1.UnfinishedSaga\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12-\n\tread_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\xc1\x01\n\rBookingStatus\x12\x1e\n\x1a\x42OOKING_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x42OOKING_STATUS_PENDING\x10\x01\x12\x1c\n\x18\x42OOKING_STATUS_CONFIRMED\x10\x02\x12\x1b\n\x17\x42OOKING_STATUS_REJECTED\x10\x03\x12\x1c\n\x18\x42OOKING_STATUS_CANCELLED\x10\x04\x12\x1b\n\x17\x42OOKING_STATUS_AFFECTED\x10\x05*\xce\x01\n\x08SagaStep\x12\x19\n\x15SAGA_STEP_UNSPECIFIED\x10\x00\x12\x1a\n\x16SAGA_STEP_REDEEM_QUOTE\x10\x01\x12\x18\n\x14SAGA_STEP_HOLD_SEATS\x10\x02\x12\x1b\n\x17SAGA_STEP_CONFIRM_SEATS\x10\x03\x12\x1b\n\x17SAGA_STEP_RELEASE_SEATS\x10\x04\x12\x1b\n\x17SAGA_STEP_RELEASE_QUOTE\x10\x05\x12\x1a\n\x16SAGA_STEP_RETURN_SEATS\x10\x06\x32\x93\x06\n\x0e\x42ookingService\x12i\n\rCreateBooking\x12(.flights.booking.v1.CreateBookingRequest\x1a).flights.booking.v1.CreateBookingResponse\"\x03\x90\x02\x02\x12`\n\nGetBooking\x12%.flights.booking.v1.GetBookingRequest\x1a&.flights.booking.v1.GetBookingResponse\"\x03\x90\x02\x01\x12\x66\n\x0cListBookings\x12\'.flights.booking.v1.ListBookingsRequest\x1a(.flights.booking.v1.ListBookingsResponse\"\x03\x90\x02\x01\x12i\n\rCancelBooking\x12(.flights.booking.v1.CancelBookingRequest\x1a).flights.booking.v1.CancelBookingResponse\"\x03\x90\x02\x02\x12h\n\x0cWatchBooking\x12\'.flights.booking.v1.WatchBookingRequest\x1a(.flights.booking.v1.WatchBookingResponse\"\x03\x90\x02\x01\x30\x01\x12z\n\x12WatchBookingEvents\x12-.flights.booking.v1.WatchBookingEventsRequest\x1a..flights.booking.v1.WatchBookingEventsResponse\"\x03\x90\x02\x01\x30\x01\x12{\n\x13ListUnfinishedSagas\x12..flights.booking.v1.ListUnfinishedSagasRequest\x1a/.flights.booking.v1.ListUnfinishedSagasResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,54 +50,54 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BOOKINGSERVICE'].methods_by_name['WatchBookingEvents']._serialized_options = b'\220\002\001'
   _globals['_BOOKINGSERVICE'].methods_by_name['ListUnfinishedSagas']._loaded_options = None
   _globals['_BOOKINGSERVICE'].methods_by_name['ListUnfinishedSagas']._serialized_options = b'\220\002\001'
-  _globals['_BOOKINGSTATUS']._serialized_start=2778
-  _globals['_BOOKINGSTATUS']._serialized_end=2971
-  _globals['_SAGASTEP']._serialized_start=2974
-  _globals['_SAGASTEP']._serialized_end=3180
-  _globals['_PASSENGER']._serialized_start=168
-  _globals['_PASSENGER']._serialized_end=220
-  _globals['_CONTACT']._serialized_start=222
-  _globals['_CONTACT']._serialized_end=246
-  _globals['_BOOKEDSEGMENT']._serialized_start=249
-  _globals['_BOOKEDSEGMENT']._serialized_end=391
-  _globals['_REJECTION']._serialized_start=393
-  _globals['_REJECTION']._serialized_end=461
-  _globals['_BOOKING']._serialized_start=464
-  _globals['_BOOKING']._serialized_end=931
-  _globals['_CREATEBOOKINGREQUEST']._serialized_start=934
-  _globals['_CREATEBOOKINGREQUEST']._serialized_end=1091
-  _globals['_CREATEBOOKINGRESPONSE']._serialized_start=1093
-  _globals['_CREATEBOOKINGRESPONSE']._serialized_end=1162
-  _globals['_GETBOOKINGREQUEST']._serialized_start=1164
-  _globals['_GETBOOKINGREQUEST']._serialized_end=1203
-  _globals['_GETBOOKINGRESPONSE']._serialized_start=1205
-  _globals['_GETBOOKINGRESPONSE']._serialized_end=1271
-  _globals['_LISTBOOKINGSREQUEST']._serialized_start=1273
-  _globals['_LISTBOOKINGSREQUEST']._serialized_end=1333
-  _globals['_LISTBOOKINGSRESPONSE']._serialized_start=1335
-  _globals['_LISTBOOKINGSRESPONSE']._serialized_end=1429
-  _globals['_CANCELBOOKINGREQUEST']._serialized_start=1431
-  _globals['_CANCELBOOKINGREQUEST']._serialized_end=1493
-  _globals['_CANCELBOOKINGRESPONSE']._serialized_start=1495
-  _globals['_CANCELBOOKINGRESPONSE']._serialized_end=1564
-  _globals['_WATCHBOOKINGREQUEST']._serialized_start=1566
-  _globals['_WATCHBOOKINGREQUEST']._serialized_end=1607
-  _globals['_WATCHBOOKINGRESPONSE']._serialized_start=1609
-  _globals['_WATCHBOOKINGRESPONSE']._serialized_end=1677
-  _globals['_WATCHBOOKINGEVENTSREQUEST']._serialized_start=1679
-  _globals['_WATCHBOOKINGEVENTSREQUEST']._serialized_end=1764
-  _globals['_WATCHBOOKINGEVENTSRESPONSE']._serialized_start=1767
-  _globals['_WATCHBOOKINGEVENTSRESPONSE']._serialized_end=1962
-  _globals['_BOOKINGEVENT']._serialized_start=1965
-  _globals['_BOOKINGEVENT']._serialized_end=2100
-  _globals['_BOOKINGCHANGED']._serialized_start=2103
-  _globals['_BOOKINGCHANGED']._serialized_end=2306
-  _globals['_UNFINISHEDSAGA']._serialized_start=2309
-  _globals['_UNFINISHEDSAGA']._serialized_end=2551
-  _globals['_LISTUNFINISHEDSAGASREQUEST']._serialized_start=2553
-  _globals['_LISTUNFINISHEDSAGASREQUEST']._serialized_end=2620
-  _globals['_LISTUNFINISHEDSAGASRESPONSE']._serialized_start=2623
-  _globals['_LISTUNFINISHEDSAGASRESPONSE']._serialized_end=2775
-  _globals['_BOOKINGSERVICE']._serialized_start=3183
-  _globals['_BOOKINGSERVICE']._serialized_end=3970
+  _globals['_BOOKINGSTATUS']._serialized_start=2851
+  _globals['_BOOKINGSTATUS']._serialized_end=3044
+  _globals['_SAGASTEP']._serialized_start=3047
+  _globals['_SAGASTEP']._serialized_end=3253
+  _globals['_PASSENGER']._serialized_start=200
+  _globals['_PASSENGER']._serialized_end=252
+  _globals['_CONTACT']._serialized_start=254
+  _globals['_CONTACT']._serialized_end=278
+  _globals['_BOOKEDSEGMENT']._serialized_start=281
+  _globals['_BOOKEDSEGMENT']._serialized_end=423
+  _globals['_REJECTION']._serialized_start=425
+  _globals['_REJECTION']._serialized_end=493
+  _globals['_BOOKING']._serialized_start=496
+  _globals['_BOOKING']._serialized_end=963
+  _globals['_CREATEBOOKINGREQUEST']._serialized_start=966
+  _globals['_CREATEBOOKINGREQUEST']._serialized_end=1164
+  _globals['_CREATEBOOKINGRESPONSE']._serialized_start=1166
+  _globals['_CREATEBOOKINGRESPONSE']._serialized_end=1235
+  _globals['_GETBOOKINGREQUEST']._serialized_start=1237
+  _globals['_GETBOOKINGREQUEST']._serialized_end=1276
+  _globals['_GETBOOKINGRESPONSE']._serialized_start=1278
+  _globals['_GETBOOKINGRESPONSE']._serialized_end=1344
+  _globals['_LISTBOOKINGSREQUEST']._serialized_start=1346
+  _globals['_LISTBOOKINGSREQUEST']._serialized_end=1406
+  _globals['_LISTBOOKINGSRESPONSE']._serialized_start=1408
+  _globals['_LISTBOOKINGSRESPONSE']._serialized_end=1502
+  _globals['_CANCELBOOKINGREQUEST']._serialized_start=1504
+  _globals['_CANCELBOOKINGREQUEST']._serialized_end=1566
+  _globals['_CANCELBOOKINGRESPONSE']._serialized_start=1568
+  _globals['_CANCELBOOKINGRESPONSE']._serialized_end=1637
+  _globals['_WATCHBOOKINGREQUEST']._serialized_start=1639
+  _globals['_WATCHBOOKINGREQUEST']._serialized_end=1680
+  _globals['_WATCHBOOKINGRESPONSE']._serialized_start=1682
+  _globals['_WATCHBOOKINGRESPONSE']._serialized_end=1750
+  _globals['_WATCHBOOKINGEVENTSREQUEST']._serialized_start=1752
+  _globals['_WATCHBOOKINGEVENTSREQUEST']._serialized_end=1837
+  _globals['_WATCHBOOKINGEVENTSRESPONSE']._serialized_start=1840
+  _globals['_WATCHBOOKINGEVENTSRESPONSE']._serialized_end=2035
+  _globals['_BOOKINGEVENT']._serialized_start=2038
+  _globals['_BOOKINGEVENT']._serialized_end=2173
+  _globals['_BOOKINGCHANGED']._serialized_start=2176
+  _globals['_BOOKINGCHANGED']._serialized_end=2379
+  _globals['_UNFINISHEDSAGA']._serialized_start=2382
+  _globals['_UNFINISHEDSAGA']._serialized_end=2624
+  _globals['_LISTUNFINISHEDSAGASREQUEST']._serialized_start=2626
+  _globals['_LISTUNFINISHEDSAGASREQUEST']._serialized_end=2693
+  _globals['_LISTUNFINISHEDSAGASRESPONSE']._serialized_start=2696
+  _globals['_LISTUNFINISHEDSAGASRESPONSE']._serialized_end=2848
+  _globals['_BOOKINGSERVICE']._serialized_start=3256
+  _globals['_BOOKINGSERVICE']._serialized_end=4043
 # @@protoc_insertion_point(module_scope)

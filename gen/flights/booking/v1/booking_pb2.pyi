@@ -6,6 +6,7 @@ Bookings and the saga that makes them. Owner: the `booking` service."""
 from collections import abc as _abc
 from flights.type.v1 import cabin_pb2 as _cabin_pb2
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -305,6 +306,7 @@ class CreateBookingRequest(_message.Message):
     QUOTE_ID_FIELD_NUMBER: _builtins.int
     PASSENGERS_FIELD_NUMBER: _builtins.int
     CONTACT_FIELD_NUMBER: _builtins.int
+    WAIT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The idempotency key, 1 to 255 ASCII characters, in the user's own space."""
     quote_id: _builtins.str
@@ -317,6 +319,12 @@ class CreateBookingRequest(_message.Message):
     def contact(self) -> Global___Contact:
         """How to reach the one who books."""
 
+    @_builtins.property
+    def wait(self) -> _duration_pb2.Duration:
+        """How long to wait for the outcome at most, once the booking is stored; 0 not at all. Absent:
+        until shortly before the deadline. No part of what `request_id` stands for.
+        """
+
     def __init__(
         self,
         *,
@@ -324,10 +332,11 @@ class CreateBookingRequest(_message.Message):
         quote_id: _builtins.str = ...,
         passengers: _abc.Iterable[Global___Passenger] | None = ...,
         contact: Global___Contact | None = ...,
+        wait: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["contact", b"contact"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["contact", b"contact", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["contact", b"contact", "passengers", b"passengers", "quote_id", b"quote_id", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contact", b"contact", "passengers", b"passengers", "quote_id", b"quote_id", "request_id", b"request_id", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

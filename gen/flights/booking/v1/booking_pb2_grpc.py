@@ -84,8 +84,8 @@ class BookingServiceServicer:
 
     def CreateBooking(self, request, context):
         """Books: redeems the quote, holds every seat, confirms, or gives everything back. Answers when
-        the booking is settled, or with PENDING shortly before the deadline; the work goes on either
-        way. A repetition with the same `request_id` returns the booking as it is now.
+        the booking is settled, or with PENDING after `wait` or shortly before the deadline; the work
+        goes on either way. A repetition with the same `request_id` returns the booking as it is now.
         INVALID_ARGUMENT (REQUEST_ID_REUSED when the same id came with other content), NOT_FOUND
         (QUOTE_NOT_FOUND), FAILED_PRECONDITION (PASSENGER_COUNT_MISMATCH); a booking that was
         accepted and then failed is not an error but a booking in state REJECTED.

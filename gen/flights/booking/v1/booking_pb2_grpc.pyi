@@ -22,8 +22,8 @@ class BookingServiceStub:
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateBooking: _aio.UnaryUnaryMultiCallable[_booking_pb2.CreateBookingRequest, _booking_pb2.CreateBookingResponse]
     """Books: redeems the quote, holds every seat, confirms, or gives everything back. Answers when
-    the booking is settled, or with PENDING shortly before the deadline; the work goes on either
-    way. A repetition with the same `request_id` returns the booking as it is now.
+    the booking is settled, or with PENDING after `wait` or shortly before the deadline; the work
+    goes on either way. A repetition with the same `request_id` returns the booking as it is now.
     INVALID_ARGUMENT (REQUEST_ID_REUSED when the same id came with other content), NOT_FOUND
     (QUOTE_NOT_FOUND), FAILED_PRECONDITION (PASSENGER_COUNT_MISMATCH); a booking that was
     accepted and then failed is not an error but a booking in state REJECTED.
@@ -64,8 +64,8 @@ class BookingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_booking_pb2.CreateBookingRequest, _abc.Awaitable[_booking_pb2.CreateBookingResponse]],
     ) -> _abc.Awaitable[_booking_pb2.CreateBookingResponse]:
         """Books: redeems the quote, holds every seat, confirms, or gives everything back. Answers when
-        the booking is settled, or with PENDING shortly before the deadline; the work goes on either
-        way. A repetition with the same `request_id` returns the booking as it is now.
+        the booking is settled, or with PENDING after `wait` or shortly before the deadline; the work
+        goes on either way. A repetition with the same `request_id` returns the booking as it is now.
         INVALID_ARGUMENT (REQUEST_ID_REUSED when the same id came with other content), NOT_FOUND
         (QUOTE_NOT_FOUND), FAILED_PRECONDITION (PASSENGER_COUNT_MISMATCH); a booking that was
         accepted and then failed is not an error but a booking in state REJECTED.
