@@ -8,16 +8,30 @@ share one space, in which strangers must not meet: whoever sends the same key ge
 from typing import Annotated
 
 from fastapi import Depends, Header
+from pydantic.config import JsonDict
 
 from gateway_bff.problems import FieldError, Problem, invalid
 
 LONGEST_KEY = 255
 SHORTEST_ANONYMOUS_KEY = 16  # characters; a UUID has 32 or 36
 _NAME = "Idempotency-Key"
+_PATTERN = r"^[ -~]{1,255}$"
+
+
+def _shape(schema: JsonDict) -> None:
+    """What a key looks like; what is wrong with one is said by `_optional`."""
+    schema |= {"type": "string", "pattern": _PATTERN}
+    del schema["anyOf"]
+
 
 _Key = Annotated[
     str | None,
-    Header(alias=_NAME, description="1 to 255 ASCII characters; a repetition has no effect."),
+    Header(
+        alias=_NAME,
+        description="1 to 255 ASCII characters; a repetition has no effect.",
+        examples=["5e7c1b0a-6f0e-4c39-9a35-0a7f2a4c8d11"],
+        json_schema_extra=_shape,
+    ),
 ]
 
 

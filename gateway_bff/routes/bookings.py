@@ -18,13 +18,13 @@ from flights.booking.v1.booking_pb2 import (
     ListBookingsRequest,
     Passenger,
 )
-from gateway_bff import schemas, translate
+from gateway_bff import openapi, schemas, translate
 from gateway_bff.composition import flights_now, quote_if_there
 from gateway_bff.failures import RETRY_AFTER, public_code
 from gateway_bff.idempotency import OptionalKey, RequiredKey
 from gateway_bff.ids import is_booking_id, is_quote_id
 from gateway_bff.openapi import problems
-from gateway_bff.parameters import documented, parameters
+from gateway_bff.parameters import BookingId, documented, parameters
 from gateway_bff.problems import CODES, Problem, not_found
 from gateway_bff.reply import Json, TheSettings, TheUpstreams
 from gateway_bff.requests import BookingRequest, PageParameters
@@ -43,11 +43,16 @@ router = APIRouter(route_class=CustomerRoute, tags=["bookings"], dependencies=[_
 @router.post(
     "/v1/bookings",
     name="booking",
+    operation_id="createBooking",
     summary="Book what a quote says",
     status_code=201,
     responses={
-        201: {"model": schemas.Booking},
-        202: {"model": schemas.Booking, "description": "Still running; look at `Location`"},
+        201: {"model": schemas.Booking, "headers": openapi.LOCATION},
+        202: {
+            "model": schemas.Booking,
+            "description": "Still running; look at `Location`",
+            "headers": openapi.LOCATION | openapi.WAIT,
+        },
         **problems(401, 403, 404, 408, 409, 413, 415, 422),
     },
 )
@@ -70,6 +75,7 @@ async def create_booking(
 @router.get(
     "/v1/bookings",
     name="bookings",
+    operation_id="listBookings",
     summary="Own bookings, newest first",
     responses={200: {"model": schemas.BookingPage}, **problems(401, 403)},
     openapi_extra=documented(PageParameters),
@@ -90,10 +96,13 @@ async def list_bookings(
 @router.get(
     "/v1/bookings/{booking_id}",
     name="bookings",
+    operation_id="getBooking",
     summary="One booking, with its flights as they are now",
     responses={200: {"model": schemas.Booking}, **problems(401, 403, 404)},
 )
-async def get_booking(booking_id: str, upstreams: TheUpstreams, settings: TheSettings) -> Response:
+async def get_booking(
+    booking_id: BookingId, upstreams: TheUpstreams, settings: TheSettings
+) -> Response:
     """Show a booking; `partial` where schedule can't say what the flights do."""
     if not is_booking_id(booking_id):
         raise not_found("booking")
@@ -104,11 +113,12 @@ async def get_booking(booking_id: str, upstreams: TheUpstreams, settings: TheSet
 @router.post(
     "/v1/bookings/{booking_id}/cancel",
     name="booking",
+    operation_id="cancelBooking",
     summary="Give a booking back",
     responses={200: {"model": schemas.Booking}, **problems(401, 403, 404, 408, 409, 413)},
 )
 async def cancel_booking(
-    booking_id: str, key: OptionalKey, upstreams: TheUpstreams, settings: TheSettings
+    booking_id: BookingId, key: OptionalKey, upstreams: TheUpstreams, settings: TheSettings
 ) -> Response:
     """Cancel; a cancelled booking stays as it is."""
     if not is_booking_id(booking_id):
