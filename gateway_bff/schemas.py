@@ -207,7 +207,7 @@ class Airport(Answer):
     served: Annotated[bool, Field(examples=[True])]
 
 
-class Airports(Answer):
+class AirportMatches(Answer):
     """Airports, best match first."""
 
     airports: list[Airport]

@@ -22,7 +22,7 @@ router = APIRouter(route_class=Route, tags=["search"])
     name="airports",
     operation_id="searchAirports",
     summary="Airports by code, city or name, best match first",
-    responses={**openapi.revalidated(schemas.Airports), **problems()},
+    responses={**openapi.revalidated(schemas.AirportMatches), **problems()},
     openapi_extra=documented(AirportParameters, openapi.IF_NONE_MATCH),
 )
 async def search_airports(

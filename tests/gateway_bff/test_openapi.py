@@ -290,7 +290,7 @@ def delayed() -> Flight:
 
 
 ANSWERS: list[tuple[type[BaseModel], Any]] = [
-    (schemas.Airports, translate.airports([examples.airport()])),
+    (schemas.AirportMatches, translate.airports([examples.airport()])),
     (
         schemas.ItineraryPage,
         translate.itineraries(
