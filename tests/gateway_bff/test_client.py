@@ -10,22 +10,7 @@ import grpc
 import pytest
 
 from consulmesh.users import LocalIssuer
-from flights.booking.v1.booking_pb2 import (
-    BOOKING_STATUS_CANCELLED,
-    BOOKING_STATUS_CONFIRMED,
-    CancelBookingResponse,
-    CreateBookingResponse,
-    GetBookingResponse,
-    ListBookingsResponse,
-)
-from flights.pricing.v1.pricing_pb2 import UpdateFareResponse
-from flights.schedule.v1.schedule_pb2 import (
-    BatchGetFlightsResponse,
-    GetFlightResponse,
-    UpdateFlightResponse,
-)
-from flights.search.v1.search_pb2 import SearchAirportsResponse, SearchItinerariesResponse
-from tests.gateway_bff import examples
+from tests.gateway_bff import examples, typical
 from tests.gateway_bff.conftest import Gateway
 from tests.gateway_bff.fakes import refusal
 from tests.rest_client import Api, generate
@@ -43,31 +28,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def url(gateway: Gateway, package: Path) -> str:
     """Where a gateway is whose services answer as they do when all is well."""
     del package
-    fakes = gateway.fakes
-    fakes.search.answers |= {
-        "SearchItineraries": SearchItinerariesResponse(
-            itineraries=[examples.itinerary()], positions=examples.positions()
-        ),
-        "SearchAirports": SearchAirportsResponse(airports=[examples.airport()]),
-        "SearchRoundTrips": examples.round_trips(),
-        "SearchFareCalendar": examples.calendar(),
-    }
-    fakes.pricing.answers |= {
-        "CreateQuote": examples.quote_created(),
-        "UpdateFare": UpdateFareResponse(fare=examples.fare()),
-    }
-    fakes.schedule.answers |= {
-        "GetFlight": GetFlightResponse(flight=examples.flight()),
-        "BatchGetFlights": BatchGetFlightsResponse(flights=[examples.flight()]),
-        "UpdateFlight": UpdateFlightResponse(flight=examples.flight()),
-    }
-    confirmed = examples.booking(BOOKING_STATUS_CONFIRMED)
-    fakes.booking.answers |= {
-        "CreateBooking": CreateBookingResponse(booking=confirmed),
-        "GetBooking": GetBookingResponse(booking=confirmed),
-        "ListBookings": ListBookingsResponse(bookings=[confirmed]),
-        "CancelBooking": CancelBookingResponse(booking=examples.booking(BOOKING_STATUS_CANCELLED)),
-    }
+    typical.answer(gateway.fakes)
     return f"http://127.0.0.1:{gateway.port}"
 
 
