@@ -64,6 +64,7 @@ Text = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=100),
     AfterValidator(_printable),
+    Field(json_schema_extra={"format": "printable"}),
 ]
 Email = Annotated[
     str, StringConstraints(pattern=r"^[^@\s]+@[^@\s]+$", max_length=254), AfterValidator(_printable)

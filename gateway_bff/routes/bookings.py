@@ -18,7 +18,7 @@ from flights.booking.v1.booking_pb2 import (
     ListBookingsRequest,
     Passenger,
 )
-from gateway_bff import openapi, schemas, translate
+from gateway_bff import idempotency, openapi, schemas, translate
 from gateway_bff.composition import flights_now, quote_if_there
 from gateway_bff.failures import RETRY_AFTER, public_code
 from gateway_bff.idempotency import OptionalKey, RequiredKey
@@ -55,6 +55,7 @@ router = APIRouter(route_class=CustomerRoute, tags=["bookings"], dependencies=[_
         },
         **problems(401, 403, 404, 408, 409, 413, 415, 422),
     },
+    openapi_extra={"parameters": [idempotency.REQUIRED]},
 )
 async def create_booking(
     body: BookingRequest, key: RequiredKey, upstreams: TheUpstreams, settings: TheSettings
