@@ -64,6 +64,7 @@ check: $(DEV) ## Format, lint, types, import contracts, protos, generated files,
 	$(BIN)/buf breaking $(VENV)/image.binpb --against protos/baseline.binpb --config buf.yaml
 	$(BIN)/python -m tools.config_entries --check
 	$(BIN)/python -m tools.problem_catalogue --check
+	$(BIN)/python -m tools.openapi --check
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
 format: $(DEV) ## Format the code and the protos
@@ -71,10 +72,11 @@ format: $(DEV) ## Format the code and the protos
 	$(BIN)/ruff check --fix
 	$(BIN)/buf format --write
 
-proto: $(DEV) ## Regenerate gen/, what Consul is told of the services, and docs/problems.md
+proto: $(DEV) ## Regenerate gen/, what Consul is told of the services, docs/problems.md and docs/openapi.json
 	$(BIN)/python -m tools.proto
 	$(BIN)/python -m tools.config_entries
 	$(BIN)/python -m tools.problem_catalogue
+	$(BIN)/python -m tools.openapi
 
 load: $(DEV) ## Put load on the running system and check its answers (SECONDS_OF_LOAD=60; UI=1: Locust's web page)
 	@$(BIN)/python -m bench.load --seconds $(SECONDS_OF_LOAD) $(if $(UI),--ui)
@@ -92,8 +94,9 @@ lock: $(DEV) ## Renew the lock files (needs uv on PATH)
 	uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
 	  --extra build --extra dev --constraint requirements.lock pyproject.toml -o requirements-dev.lock
 
-baseline: $(DEV) ## At a release: make today's protos the ones that may not be broken
+baseline: $(DEV) ## At a release: make today's protos and REST API the ones that may not be broken
 	$(BIN)/python -m tools.proto --check --image protos/baseline.binpb
+	$(BIN)/python -m tools.openapi --baseline
 
 $(RUNTIME): requirements.lock pyproject.toml
 	@echo "installing the pinned dependencies into $(VENV) …"

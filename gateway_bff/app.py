@@ -3,7 +3,8 @@
 `create_app` makes independent applications: all state is in what it is given, and in `app.state`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Final
 
 import grpc
 from fastapi import FastAPI
@@ -63,17 +64,22 @@ _ROUTERS = (
 )
 
 
+ROUTES: Final[Sequence[BaseRoute]] = [
+    route for module in _ROUTERS for route in module.router.routes
+]
+"""All there are, flat: of an included router, each request would be matched twice."""
+
+
 def create_app(upstreams: Upstreams, settings: Settings, *, registry: CollectorRegistry) -> FastAPI:
     """The public API over these upstreams. Its metrics go to `registry`, which `/metrics` shows.
 
     `app.state.live` has jobs, which the process must run for live streams and the cache to work.
     """
     app = FastAPI(
-        title="flightmesh",
-        summary="Flights: search, quote, book",
+        title=openapi.NAME,
+        summary=openapi.SUMMARY,
         version=__version__,
-        # given flat: of an included router, each request would be matched twice
-        routes=[route for module in _ROUTERS for route in module.router.routes],
+        routes=list(ROUTES),
         redirect_slashes=False,
         openapi_url=None,  # routes of our own, in `reference`
         telemetry=_NO_TELEMETRY,

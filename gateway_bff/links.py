@@ -3,16 +3,18 @@
 from collections.abc import Mapping
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 from urllib.parse import parse_qsl, quote, urlencode
 
 from starlette.types import Scope
 
-HEADERS: Final[dict[str, Any]] = {
-    "Link": {
-        "description": 'The next page, where there is one: `<…>; rel="next"`, relative (RFC 8288)',
-        "schema": {"type": "string"},
-    }
+from gateway_bff import openapi
+
+HEADERS: Final = {
+    "Link": openapi.header(
+        "The next page, where there is one; relative (RFC 8288)",
+        '</v1/bookings?page_token=eyJvIjoiSkZLIn0>; rel="next"',
+    )
 }
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
 _TOKEN: Final = "page_token"  # noqa: S105 - the name of a parameter

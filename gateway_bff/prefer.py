@@ -5,20 +5,28 @@ What is not understood is no error, as the RFC has it: the answer then comes as 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from fastapi import Depends, Header
 
+from gateway_bff import openapi
+
+_NAME: Final = "Prefer"
 _MOST_DIGITS: Final = 9
 _ASYNC: Final = "respond-async"
 
-_Fields = Annotated[
-    list[str] | None,
-    Header(
-        alias="Prefer",
-        description="`respond-async`: 202 at once; `wait=3`: 202 after so many seconds at most.",
-    ),
-]
+PARAMETER: Final[dict[str, Any]] = {
+    "name": _NAME,
+    "in": "header",
+    "description": "`respond-async`: 202 at once; `wait=3`: 202 after so many seconds at most.",
+    "schema": {"type": "string", "examples": ["respond-async"]},
+}
+"""For the document; the header may also come more than once."""
+HEADERS: Final = {
+    "Preference-Applied": openapi.header("What was heeded of `Prefer` (RFC 7240)", "wait=3")
+}
+
+_Fields = Annotated[list[str] | None, Header(alias=_NAME, include_in_schema=False)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

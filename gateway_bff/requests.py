@@ -17,10 +17,15 @@ from pydantic import (
     StringConstraints,
     model_validator,
 )
+from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
 from gateway_bff.schemas import Cabin
 
+_STRING: JsonDict = {"type": "string"}
+_ARRAY: JsonDict = {"type": "array"}
+_OUTBOUND = "itn_ChRmbHRfYWJjZGVmZ2gyMzQ1NjcyMxAB"
+_INBOUND = "itn_ChRmbHRfenl4d3Z1dHM3NjU0MzI3NhAB"
 _ISO_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
@@ -42,26 +47,35 @@ Place = Annotated[
     StringConstraints(pattern=r"^[A-Za-z]{3}$", to_upper=True),
     Field(description="IATA code of an airport or a city.", examples=["JFK"]),
 ]
-Carrier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]{2}$", to_upper=True)]
+Carrier = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9]{2}$", to_upper=True),
+    Field(examples=["B6"]),
+]
 Clock = Annotated[
     str, StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$"), Field(examples=["06:30"])
 ]
-Day = Annotated[dt.date, BeforeValidator(_iso_date)]
+Day = Annotated[dt.date, BeforeValidator(_iso_date), Field(examples=["2026-12-01"])]
 Month = Annotated[
-    str, StringConstraints(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])$"), Field(examples=["2026-12"])
+    str, StringConstraints(pattern=r"^[1-9][0-9]{3}-(0[1-9]|1[0-2])$"), Field(examples=["2026-12"])
 ]
 Sort = Literal["price", "departure", "duration"]
 Text = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=100),
     AfterValidator(_printable),
+    Field(json_schema_extra={"format": "printable"}),
 ]
 Email = Annotated[
     str, StringConstraints(pattern=r"^[^@\s]+@[^@\s]+$", max_length=254), AfterValidator(_printable)
 ]
 OpaqueId = Annotated[str, StringConstraints(min_length=1, max_length=2048)]
-PageSize = Annotated[int, Field(ge=1, le=100)]
-PageToken = Annotated[str, StringConstraints(max_length=2048)]
+PageSize = Annotated[int, Field(ge=1, le=100, examples=[20])]
+PageToken = Annotated[
+    str,
+    StringConstraints(max_length=2048),
+    Field(description="The `next_page_token` of the page before.", examples=[""]),
+]
 
 
 class Request(BaseModel):
@@ -75,10 +89,10 @@ class AirportParameters(Request):
 
     q: Annotated[
         str,
-        Field(min_length=1, max_length=100, description="Code, city or name."),
+        Field(min_length=1, max_length=100, description="Code, city or name.", examples=["new y"]),
         AfterValidator(_printable),
     ]
-    page_size: Annotated[int, Field(ge=1, le=50)] = 10
+    page_size: Annotated[int, Field(ge=1, le=50, examples=[10])] = 10
 
 
 class PageParameters(Request):
@@ -92,19 +106,27 @@ class JourneyParameters(Request):
     """Where to, for how many, and which flights will do."""
 
     origin: Place
-    destination: Place
-    passengers: Annotated[int, Field(ge=1, le=9)] = 1
-    cabin: Cabin = "economy"
-    max_stops: Annotated[int, Field(ge=0, le=2)] = 1
+    destination: Annotated[Place, Field(examples=["LAX"])]
+    passengers: Annotated[int, Field(ge=1, le=9, examples=[2])] = 1
+    cabin: Annotated[Cabin, Field(examples=["economy"])] = "economy"
+    max_stops: Annotated[int, Field(ge=0, le=2, examples=[1])] = 1
     carrier: Annotated[
         list[Carrier],
-        Field(max_length=10, description="Only flights of these; repeat the parameter."),
+        Field(
+            max_length=10,
+            description="Only flights of these; repeat the parameter.",
+            examples=[["B6"]],
+        ),
     ] = []
     departs_from: Annotated[
-        Clock | None, Field(description="The first departure is then or later, at the origin.")
+        Clock | None,
+        Field(
+            description="The first departure is then or later, at the origin.", examples=["06:30"]
+        ),
     ] = None
     departs_before: Annotated[
-        Clock | None, Field(description="The first departure is before, at the origin.")
+        Clock | None,
+        Field(description="The first departure is before, at the origin.", examples=["22:00"]),
     ] = None
 
 
@@ -112,23 +134,27 @@ class SearchParameters(JourneyParameters, PageParameters):
     """Which itineraries to look for."""
 
     date: Annotated[Day, Field(description="Of the first departure, at the origin.")]
-    sort: Sort = "price"
+    sort: Annotated[Sort, Field(examples=["price"])] = "price"
 
 
 class RoundTripParameters(SearchParameters):
     """Which ways there and back to look for; the times of the clock are about the way there."""
 
-    max_stops: Annotated[int, Field(ge=0, le=1)] = 1
+    max_stops: Annotated[int, Field(ge=0, le=1, examples=[1])] = 1
 
     return_date: Annotated[
-        Day, Field(description="Of the first departure of the way back, where that begins.")
+        Day,
+        Field(
+            description="Of the first departure of the way back, where that begins.",
+            examples=["2026-12-06"],
+        ),
     ]
 
 
 class CalendarParameters(JourneyParameters):
     """Which journeys to look for on each day of a month."""
 
-    max_stops: Annotated[int, Field(ge=0, le=1)] = 1
+    max_stops: Annotated[int, Field(ge=0, le=1, examples=[1])] = 1
     month: Annotated[Month, Field(description="Of the first departure, at the origin.")]
 
 
@@ -137,13 +163,33 @@ class LivePricesParameters(Request):
 
     flight_id: Annotated[
         list[OpaqueId],
-        Field(min_length=1, max_length=50, description="1 to 50; repeat the parameter."),
+        Field(
+            min_length=1,
+            max_length=50,
+            description="1 to 50; repeat the parameter.",
+            examples=[["flt_abcdefgh23456723"]],
+        ),
     ]
-    cabin: Annotated[Cabin | None, Field(description="One cabin; all without it.")] = None
+    cabin: Annotated[
+        Cabin | None, Field(description="One cabin; all without it.", examples=["economy"])
+    ] = None
 
 
 class QuoteRequest(Request):
     """What to quote: one itinerary, or the two of a round trip."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            # one of both; not oneOf, of which client generators make classes
+            "if": {"required": ["itinerary_id"], "properties": {"itinerary_id": _STRING}},
+            "then": {"properties": {"itinerary_ids": {"type": "null"}}},
+            "else": {"required": ["itinerary_ids"], "properties": {"itinerary_ids": _ARRAY}},
+            "examples": [
+                {"itinerary_id": _OUTBOUND, "passengers": 2},
+                {"itinerary_ids": [_OUTBOUND, _INBOUND], "passengers": 2},
+            ],
+        }
+    )
 
     itinerary_id: OpaqueId | None = None
     itinerary_ids: Annotated[list[OpaqueId], Field(min_length=2, max_length=2)] | None = None
@@ -165,20 +211,20 @@ class QuoteRequest(Request):
 class Traveller(Request):
     """Who travels."""
 
-    given_name: Text
-    family_name: Text
+    given_name: Annotated[Text, Field(examples=["Ann"])]
+    family_name: Annotated[Text, Field(examples=["Lee"])]
 
 
 class ContactDetails(Request):
     """How to reach the one who books."""
 
-    email: Email
+    email: Annotated[Email, Field(examples=["ann@example.org"])]
 
 
 class BookingRequest(Request):
     """What to book, for whom."""
 
-    quote_id: OpaqueId
+    quote_id: Annotated[OpaqueId, Field(examples=["quo_abcdefghijklmnopqrstuvwxyz"])]
     passengers: Annotated[list[Traveller], Field(min_length=1, max_length=9)]
     contact: ContactDetails
 
@@ -186,7 +232,7 @@ class BookingRequest(Request):
 class Amount(Request):
     """An amount of money."""
 
-    currency: Literal["USD"]
+    currency: Annotated[Literal["USD"], Field(examples=["USD"])]
     amount: Annotated[
         str, StringConstraints(pattern=r"^[0-9]{1,9}(\.[0-9]{1,2})?$"), Field(examples=["140.00"])
     ]
@@ -196,21 +242,23 @@ class Change(Request):
     """A change by an operator."""
 
     etag: Annotated[
-        str, StringConstraints(max_length=255), Field(description="Of what was looked at.")
+        str,
+        StringConstraints(max_length=255),
+        Field(description="Of what was looked at.", examples=["v3"]),
     ] = ""
 
 
 class DelayRequest(Change):
     """How much later than published a flight leaves; 0 takes a delay back."""
 
-    minutes: Annotated[StrictInt, Field(ge=0, le=48 * 60)]
-    reason: Text
+    minutes: Annotated[StrictInt, Field(ge=0, le=48 * 60, examples=[35])]
+    reason: Annotated[Text, Field(examples=["weather"])]
 
 
 class CancelRequest(Change):
     """Why a flight does not leave at all."""
 
-    reason: Text
+    reason: Annotated[Text, Field(examples=["crew"])]
 
 
 class FareRequest(Change):

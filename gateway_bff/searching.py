@@ -9,30 +9,27 @@ from starlette.requests import Request
 
 from consulmesh import wellknown
 from flights.search.v1.search_pb2 import ItineraryQuery, SourcePosition
-from gateway_bff import freshness
+from gateway_bff import freshness, openapi
 from gateway_bff.problems import invalid
 from gateway_bff.requests import JourneyParameters
 from gateway_bff.values import CABINS
+from streams.v1.stream_pb2 import Cursor
 
+_POSITION: Final = freshness.encode(
+    [SourcePosition(source="schedule", cursor=Cursor(epoch="e1", seq=17))]
+)
 MIN_POSITION: Final[dict[str, Any]] = {
     "name": freshness.MIN_POSITION,
     "in": "header",
     "description": "The `Search-Position` of an answer: nothing older than that is read.",
-    "schema": {"type": "string"},
+    "schema": {"type": "string", "format": "search-position", "examples": [_POSITION]},
 }
+REQUEST_HEADERS: Final = (MIN_POSITION, openapi.IF_NONE_MATCH)
 HEADERS: Final[dict[str, Any]] = {
-    "ETag": {
-        "description": "For If-None-Match: 304 where the answer is the same",
-        "schema": {"type": "string"},
-    },
-    "Freshness": {
-        "description": "Lag of each source in seconds: `schedule;lag=0.012, pricing;lag=0.031`",
-        "schema": {"type": "string"},
-    },
-    "Search-Position": {
-        "description": "How far the answer's sources were read; opaque",
-        "schema": {"type": "string"},
-    },
+    "Freshness": openapi.header(
+        "Lag of each source in seconds", "schedule;lag=0.012, pricing;lag=0.031"
+    ),
+    "Search-Position": openapi.header("How far the answer's sources were read; opaque", _POSITION),
 }
 
 

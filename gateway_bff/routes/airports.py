@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from flights.search.v1.search_pb2 import SearchAirportsRequest
-from gateway_bff import schemas, translate
+from gateway_bff import openapi, schemas, translate
 from gateway_bff.openapi import problems
 from gateway_bff.parameters import documented, parameters
 from gateway_bff.reply import TheUpstreams, revalidated
@@ -20,9 +20,10 @@ router = APIRouter(route_class=Route, tags=["search"])
 @router.get(
     "/v1/airports",
     name="airports",
+    operation_id="searchAirports",
     summary="Airports by code, city or name, best match first",
-    responses={200: {"model": schemas.Airports}, **problems()},
-    openapi_extra=documented(AirportParameters),
+    responses={**openapi.revalidated(schemas.AirportMatches), **problems()},
+    openapi_extra=documented(AirportParameters, openapi.IF_NONE_MATCH),
 )
 async def search_airports(
     request: Request,

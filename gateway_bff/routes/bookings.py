@@ -21,13 +21,13 @@ from flights.booking.v1.booking_pb2 import (
     ListBookingsRequest,
     Passenger,
 )
-from gateway_bff import links, schemas, translate
+from gateway_bff import idempotency, links, openapi, prefer, schemas, translate
 from gateway_bff.composition import flights_now, quote_if_there
 from gateway_bff.failures import RETRY_AFTER, public_code
 from gateway_bff.idempotency import OptionalKey, RequiredKey
 from gateway_bff.ids import is_booking_id, is_quote_id
 from gateway_bff.openapi import problems
-from gateway_bff.parameters import documented, parameters
+from gateway_bff.parameters import BookingId, documented, parameters
 from gateway_bff.prefer import HowToWait, Waiting
 from gateway_bff.problems import CODES, Problem, not_found
 from gateway_bff.reply import Json, TheSettings, TheUpstreams
@@ -47,22 +47,19 @@ router = APIRouter(route_class=CustomerRoute, tags=["bookings"], dependencies=[_
 @router.post(
     "/v1/bookings",
     name="booking",
+    operation_id="createBooking",
     summary="Book what a quote says",
     status_code=201,
     responses={
-        201: {"model": schemas.Booking},
+        201: {"model": schemas.Booking, "headers": openapi.LOCATION | prefer.HEADERS},
         202: {
             "model": schemas.Booking,
             "description": "Still running; look at `Location`",
-            "headers": {
-                "Preference-Applied": {
-                    "description": "What was heeded of `Prefer` (RFC 7240); of 201, too",
-                    "schema": {"type": "string"},
-                }
-            },
+            "headers": openapi.LOCATION | openapi.WAIT | prefer.HEADERS,
         },
         **problems(401, 403, 404, 408, 409, 413, 415, 422),
     },
+    openapi_extra={"parameters": [idempotency.REQUIRED, prefer.PARAMETER]},
 )
 async def create_booking(
     body: BookingRequest,
@@ -95,6 +92,7 @@ async def create_booking(
 @router.get(
     "/v1/bookings",
     name="bookings",
+    operation_id="listBookings",
     summary="Own bookings, newest first",
     responses={
         200: {"model": schemas.BookingPage, "headers": links.HEADERS},
@@ -120,10 +118,13 @@ async def list_bookings(
 @router.get(
     "/v1/bookings/{booking_id}",
     name="bookings",
+    operation_id="getBooking",
     summary="One booking, with its flights as they are now",
     responses={200: {"model": schemas.Booking}, **problems(401, 403, 404)},
 )
-async def get_booking(booking_id: str, upstreams: TheUpstreams, settings: TheSettings) -> Response:
+async def get_booking(
+    booking_id: BookingId, upstreams: TheUpstreams, settings: TheSettings
+) -> Response:
     """Show a booking; `partial` where schedule can't say what the flights do."""
     if not is_booking_id(booking_id):
         raise not_found("booking")
@@ -134,11 +135,12 @@ async def get_booking(booking_id: str, upstreams: TheUpstreams, settings: TheSet
 @router.post(
     "/v1/bookings/{booking_id}/cancel",
     name="booking",
+    operation_id="cancelBooking",
     summary="Give a booking back",
     responses={200: {"model": schemas.Booking}, **problems(401, 403, 404, 408, 409, 413)},
 )
 async def cancel_booking(
-    booking_id: str, key: OptionalKey, upstreams: TheUpstreams, settings: TheSettings
+    booking_id: BookingId, key: OptionalKey, upstreams: TheUpstreams, settings: TheSettings
 ) -> Response:
     """Cancel; a cancelled booking stays as it is."""
     if not is_booking_id(booking_id):

@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from consulmesh.context import within
 from flights.search.v1.search_pb2 import SearchFareCalendarRequest, SearchFareCalendarResponse
-from gateway_bff import freshness, schemas, searching, shards, translate
+from gateway_bff import freshness, openapi, schemas, searching, shards, translate
 from gateway_bff.openapi import problems
 from gateway_bff.parameters import documented, parameters
 from gateway_bff.reply import TheSettings, TheUpstreams, revalidated
@@ -40,9 +40,10 @@ router = APIRouter(route_class=CalendarRoute, tags=["search"])
 @router.get(
     "/v1/fare-calendar",
     name=_NAME,
+    operation_id="getFareCalendar",
     summary="The lowest price of each day of a month",
-    responses={200: {"model": schemas.FareCalendar, "headers": searching.HEADERS}, **problems()},
-    openapi_extra=documented(CalendarParameters, searching.MIN_POSITION),
+    responses={**openapi.revalidated(schemas.FareCalendar, searching.HEADERS), **problems()},
+    openapi_extra=documented(CalendarParameters, *searching.REQUEST_HEADERS),
 )
 async def fare_calendar(
     request: Request,

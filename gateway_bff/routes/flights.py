@@ -6,9 +6,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from flights.schedule.v1.schedule_pb2 import GetFlightRequest
-from gateway_bff import schemas, translate
+from gateway_bff import openapi, schemas, translate
 from gateway_bff.ids import is_flight_id
 from gateway_bff.openapi import problems
+from gateway_bff.parameters import FlightId
 from gateway_bff.problems import not_found
 from gateway_bff.reply import TheUpstreams, revalidated
 from gateway_bff.route import Route
@@ -19,10 +20,12 @@ router = APIRouter(route_class=Route, tags=["flights"])
 @router.get(
     "/v1/flights/{flight_id}",
     name="flight",
+    operation_id="getFlight",
     summary="One flight as it is now",
-    responses={200: {"model": schemas.Flight}, **problems(404)},
+    responses={**openapi.revalidated(schemas.Flight), **problems(404)},
+    openapi_extra={"parameters": [openapi.IF_NONE_MATCH]},
 )
-async def get_flight(flight_id: str, request: Request, upstreams: TheUpstreams) -> Response:
+async def get_flight(flight_id: FlightId, request: Request, upstreams: TheUpstreams) -> Response:
     """Show a flight with its seats."""
     if not is_flight_id(flight_id):
         raise not_found("flight")

@@ -16,7 +16,7 @@ from flights.search.v1.search_pb2 import (
     StreamItinerariesResponse,
 )
 from flights.type.v1.cabin_pb2 import Cabin
-from gateway_bff import freshness, links, schemas, searching, shards, sse, translate
+from gateway_bff import freshness, links, openapi, schemas, searching, shards, sse, translate
 from gateway_bff.cache.answers import Question
 from gateway_bff.cache.conditional import answer_headers, conditional, etag
 from gateway_bff.cache.repeats import QUESTION
@@ -34,19 +34,20 @@ Parameters = Annotated[SearchParameters, Depends(parameters(SearchParameters))]
 
 _VARY = {"Vary": "Accept, Accept-Encoding"}  # as of the page at the same path
 _HEADERS: dict[str, Any] = {
-    "Cache-Status": {
-        "description": "Whether the gateway had the answer (RFC 9211)",
-        "schema": {"type": "string"},
-    },
+    "Cache-Status": openapi.header(
+        "Whether the gateway had the answer (RFC 9211)", "gateway-bff; hit"
+    ),
     **links.HEADERS,
     **searching.HEADERS,
 }
+_PAGE: Responses = openapi.revalidated(schemas.ItineraryPage, _HEADERS)
+_PAGE[200]["content"] = openapi.event_stream(
+    {"itinerary": schemas.Itinerary, "done": schemas.Done, "problem": schemas.Problem},
+    'event: itinerary\ndata: {"itinerary_id":"itn_…","stops":0,…}\n\n'
+    'event: done\ndata: {"count":1}\n\n',
+)
 _RESPONSES: Responses = {
-    200: {
-        "model": schemas.ItineraryPage,
-        "headers": _HEADERS,
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
-    },
+    **_PAGE,
     **problems(),
 }
 
@@ -133,10 +134,11 @@ router.add_api_route(
     "/v1/itineraries",
     search_itineraries,
     name="search",
+    operation_id="searchItineraries",
     summary="Itineraries of one day, a page at a time or as a stream",
     route_class_override=JourneyRoute,
     responses=_RESPONSES,
-    openapi_extra=documented(SearchParameters, searching.MIN_POSITION),
+    openapi_extra=documented(SearchParameters, *searching.REQUEST_HEADERS),
 )
 
 

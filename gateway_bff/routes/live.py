@@ -1,15 +1,18 @@
 """Live prices and flights, as server-sent events that resume."""
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway_bff import openapi, schemas
 from gateway_bff.ids import is_flight_id
 from gateway_bff.live.stream import LiveStream, begin
 from gateway_bff.openapi import Responses, problems
-from gateway_bff.parameters import documented, parameters
+from gateway_bff.parameters import FlightId, documented, parameters
 from gateway_bff.problems import not_found
 from gateway_bff.reply import TheLive, TheSettings, TheStreams
 from gateway_bff.requests import LivePricesParameters
@@ -23,7 +26,7 @@ _LAST_EVENT_ID: dict[str, Any] = {
     "name": "Last-Event-ID",
     "in": "header",
     "description": "The id of the last event that was seen, of any gateway: go on after it.",
-    "schema": {"type": "string"},
+    "schema": {"type": "string", "examples": ["pricing.e1.4711"]},
 }
 _IN_COMMON = """
 An event is the whole new state, so of several changes that a client has not taken the newest is
@@ -42,13 +45,26 @@ _FLIGHT = """
 First the flight as it is, then each change, of seats too: `flight` (`Flight`). `removed`
 (`Removed`): it has left the timetable.
 """
-_RESPONSES: Responses = {
-    200: {
-        "description": "Events without end; each has its schema by its name",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
-    },
-    **problems(404),
+_WITH_ALL: Final[Mapping[str, type[BaseModel]]] = {
+    "removed": schemas.Removed,
+    "reset": schemas.Reset,
+    "stale": schemas.Stale,
+    "live": schemas.Live,
+    "problem": schemas.Problem,
 }
+
+
+def _responses(name: str, model: type[BaseModel]) -> Responses:
+    """Of a stream with this event for a change, and with those of every stream."""
+    sample = f'id: …\nevent: {name}\ndata: {{"flight_id":"flt_abcdefgh23456723",…}}\n\n'
+    return {
+        200: {
+            "description": "Events without end; each has its schema by its name",
+            "content": openapi.event_stream({name: model, **_WITH_ALL}, sample),
+        },
+        **problems(404),
+    }
+
 
 router = APIRouter(tags=["live"])
 
@@ -75,7 +91,7 @@ async def stream_prices(
 
 
 async def stream_flight(
-    flight_id: str, request: Request, live: TheLive, streams: TheStreams, settings: TheSettings
+    flight_id: FlightId, request: Request, live: TheLive, streams: TheStreams, settings: TheSettings
 ) -> Response:
     """A flight, live."""
     if not is_flight_id(flight_id):
@@ -97,8 +113,9 @@ router.add_api_route(
     summary="Live prices of up to 50 flights",
     description=_PRICES + _IN_COMMON,
     route_class_override=LivePricesRoute,
+    operation_id="streamPrices",
     response_class=Response,
-    responses=_RESPONSES,
+    responses=_responses("price", schemas.LivePrices),
     openapi_extra=documented(LivePricesParameters, _LAST_EVENT_ID),
 )
 router.add_api_route(
@@ -108,8 +125,9 @@ router.add_api_route(
     summary="What happens to one flight, live",
     description=_FLIGHT + _IN_COMMON,
     route_class_override=Route,
+    operation_id="streamFlight",
     response_class=Response,
-    responses=_RESPONSES,
+    responses=_responses("flight", schemas.Flight),
     openapi_extra={"parameters": [_LAST_EVENT_ID]},
 )
 

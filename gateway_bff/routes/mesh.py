@@ -30,6 +30,7 @@ router = APIRouter(route_class=OperatorRoute, tags=["operations"], dependencies=
 @router.get(
     "/v1/mesh",
     name=_NAME,
+    operation_id="getMesh",
     summary="Services, instances, health, versions, and the policy in force",
     responses={200: {"model": schemas.Mesh}, **problems(401, 403)},
 )

@@ -21,6 +21,7 @@ from gateway_bff import schemas, translate
 from gateway_bff.idempotency import OptionalKey
 from gateway_bff.ids import is_flight_id
 from gateway_bff.openapi import Responses, problems
+from gateway_bff.parameters import Destination, FlightId, Origin
 from gateway_bff.problems import not_found
 from gateway_bff.reply import Json, TheUpstreams
 from gateway_bff.requests import CancelRequest, DelayRequest, FareRequest
@@ -39,11 +40,12 @@ router = APIRouter(route_class=OperatorRoute, tags=["operations"], dependencies=
 @router.post(
     "/v1/operations/flights/{flight_id}/delay",
     name="operation",
+    operation_id="delayFlight",
     summary="Put a flight off, or take that back",
     responses=_FLIGHT,
 )
 async def delay_flight(
-    flight_id: str, body: DelayRequest, key: OptionalKey, upstreams: TheUpstreams
+    flight_id: FlightId, body: DelayRequest, key: OptionalKey, upstreams: TheUpstreams
 ) -> Response:
     """Let a flight leave so many minutes later than published."""
     if not is_flight_id(flight_id):
@@ -63,11 +65,12 @@ async def delay_flight(
 @router.post(
     "/v1/operations/flights/{flight_id}/cancel",
     name="operation",
+    operation_id="cancelFlight",
     summary="Cancel a flight",
     responses=_FLIGHT,
 )
 async def cancel_flight(
-    flight_id: str, body: CancelRequest, key: OptionalKey, upstreams: TheUpstreams
+    flight_id: FlightId, body: CancelRequest, key: OptionalKey, upstreams: TheUpstreams
 ) -> Response:
     """Cancel a flight for good; its bookings become `affected`."""
     if not is_flight_id(flight_id):
@@ -86,11 +89,16 @@ async def cancel_flight(
 @router.put(
     "/v1/operations/fares/{origin}-{destination}",
     name="operation",
+    operation_id="updateFare",
     summary="Set the base fare of a route",
     responses={200: {"model": schemas.Fare}, **_REFUSED},
 )
 async def update_fare(
-    origin: str, destination: str, body: FareRequest, key: OptionalKey, upstreams: TheUpstreams
+    origin: Origin,
+    destination: Destination,
+    body: FareRequest,
+    key: OptionalKey,
+    upstreams: TheUpstreams,
 ) -> Response:
     """Set what a route costs; the prices of its flights follow, nearest departures first."""
     if not (_AIRPORT.fullmatch(origin) and _AIRPORT.fullmatch(destination)):

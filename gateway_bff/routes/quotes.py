@@ -6,10 +6,11 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from flights.pricing.v1.pricing_pb2 import CreateQuoteRequest, GetQuoteRequest, QuoteSegment
-from gateway_bff import schemas, translate
+from gateway_bff import openapi, schemas, translate
 from gateway_bff.idempotency import AnonymousKey
 from gateway_bff.ids import MAX_FLIGHTS, is_quote_id, itinerary_key
 from gateway_bff.openapi import problems
+from gateway_bff.parameters import QuoteId
 from gateway_bff.problems import FieldError, Problem, invalid, not_found
 from gateway_bff.reply import Json, TheUpstreams
 from gateway_bff.requests import QuoteRequest
@@ -21,9 +22,13 @@ router = APIRouter(route_class=Route, tags=["quotes"])
 @router.post(
     "/v1/quotes",
     name="quote",
+    operation_id="createQuote",
     summary="A price that holds until its expire_time",
     status_code=201,
-    responses={201: {"model": schemas.Quote}, **problems(404, 408, 409, 413, 415, 422)},
+    responses={
+        201: {"model": schemas.Quote, "headers": openapi.LOCATION},
+        **problems(404, 408, 409, 413, 415, 422),
+    },
 )
 async def create_quote(body: QuoteRequest, upstreams: TheUpstreams, key: AnonymousKey) -> Response:
     """Quote one itinerary, or the two of a round trip. Sets no seats aside.
@@ -45,10 +50,11 @@ async def create_quote(body: QuoteRequest, upstreams: TheUpstreams, key: Anonymo
 @router.get(
     "/v1/quotes/{quote_id}",
     name="quote",
+    operation_id="getQuote",
     summary="One quote",
     responses={200: {"model": schemas.Quote}, **problems(404)},
 )
-async def get_quote(quote_id: str, upstreams: TheUpstreams) -> Response:
+async def get_quote(quote_id: QuoteId, upstreams: TheUpstreams) -> Response:
     """Show a quote, also one that has expired."""
     if not is_quote_id(quote_id):
         raise not_found("quote")

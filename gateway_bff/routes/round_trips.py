@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from consulmesh import wellknown
 from flights.search.v1.search_pb2 import SearchRoundTripsRequest
-from gateway_bff import freshness, links, schemas, searching, shards, translate
+from gateway_bff import freshness, links, openapi, schemas, searching, shards, translate
 from gateway_bff.openapi import problems
 from gateway_bff.parameters import documented, parameters
 from gateway_bff.reply import TheSettings, TheUpstreams, revalidated
@@ -22,15 +22,13 @@ router = APIRouter(route_class=JourneyRoute, tags=["search"])
 @router.get(
     "/v1/round-trips",
     name="round_trips",
+    operation_id="searchRoundTrips",
     summary="Ways there and back, a page at a time",
     responses={
-        200: {
-            "model": schemas.RoundTripPage,
-            "headers": {**links.HEADERS, **searching.HEADERS},
-        },
+        **openapi.revalidated(schemas.RoundTripPage, {**links.HEADERS, **searching.HEADERS}),
         **problems(),
     },
-    openapi_extra=documented(RoundTripParameters, searching.MIN_POSITION),
+    openapi_extra=documented(RoundTripParameters, *searching.REQUEST_HEADERS),
 )
 async def search_round_trips(
     request: Request,

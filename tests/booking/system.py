@@ -145,6 +145,7 @@ class System:
                     partial(add_BookingServiceServicer_to_server, servicer),
                     status_codes=STATUS_CODES,
                     service="booking",
+                    relay_token=True,
                 )
             )
             instance = Instance(

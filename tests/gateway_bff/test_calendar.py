@@ -131,7 +131,7 @@ async def test_a_position_is_one_that_all_parts_have_reached(divided: Gateway) -
     assert position == of_one
 
 
-@pytest.mark.parametrize("month", ["2026-13", "2026", "december", "2026-12-01"])
+@pytest.mark.parametrize("month", ["2026-13", "2026", "december", "2026-12-01", "0000-01"])
 async def test_a_month_is_a_year_and_a_month(gateway: Gateway, month: str) -> None:
     """What is no month is 400."""
     async with gateway.client.get("/v1/fare-calendar", params=QUERY | {"month": month}) as response:
