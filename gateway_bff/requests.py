@@ -42,6 +42,13 @@ def _printable(value: str) -> str:
     return value
 
 
+def _whole(value: Any) -> Any:
+    """4.0 is an integer to JSON Schema, and what some encoders make of 4."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = BeforeValidator(_whole)
+"""For integers; after their bounds, which JSON Schema would not have otherwise."""
 Place = Annotated[
     str,
     StringConstraints(pattern=r"^[A-Za-z]{3}$", to_upper=True),
@@ -67,7 +74,10 @@ Text = Annotated[
     Field(json_schema_extra={"format": "printable"}),
 ]
 Email = Annotated[
-    str, StringConstraints(pattern=r"^[^@\s]+@[^@\s]+$", max_length=254), AfterValidator(_printable)
+    str,
+    StringConstraints(pattern=r"^[^@\s]+@[^@\s]+$", max_length=254),
+    AfterValidator(_printable),
+    Field(json_schema_extra={"format": "printable-address"}),
 ]
 OpaqueId = Annotated[str, StringConstraints(min_length=1, max_length=2048)]
 PageSize = Annotated[int, Field(ge=1, le=100, examples=[20])]
@@ -193,7 +203,7 @@ class QuoteRequest(Request):
 
     itinerary_id: OpaqueId | None = None
     itinerary_ids: Annotated[list[OpaqueId], Field(min_length=2, max_length=2)] | None = None
-    passengers: Annotated[StrictInt, Field(ge=1, le=9)] = 1
+    passengers: Annotated[StrictInt, Field(ge=1, le=9), Whole] = 1
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
@@ -251,7 +261,7 @@ class Change(Request):
 class DelayRequest(Change):
     """How much later than published a flight leaves; 0 takes a delay back."""
 
-    minutes: Annotated[StrictInt, Field(ge=0, le=48 * 60, examples=[35])]
+    minutes: Annotated[StrictInt, Field(ge=0, le=48 * 60, examples=[35]), Whole]
     reason: Annotated[Text, Field(examples=["weather"])]
 
 

@@ -252,3 +252,16 @@ async def test_an_unknown_quote_is_404(gateway: Gateway) -> None:
 
     assert (response.status, problem["code"]) == (404, "NOT_FOUND")
     assert problem["detail"] == "There is no such quote."
+
+
+async def test_a_whole_number_may_be_written_as_a_decimal(gateway: Gateway) -> None:
+    """4.0 is an integer to JSON Schema; 4.5 and "4" are none."""
+    gateway.fakes.pricing.answers["CreateQuote"] = examples.quote_created()
+    statuses = []
+    for passengers in (4.0, 4.5, "4", True, 1e300):
+        wanted = {"itinerary_id": examples.ITINERARY, "passengers": passengers}
+        async with gateway.client.post("/v1/quotes", json=wanted) as response:
+            statuses.append(response.status)
+
+    assert statuses == [201, 422, 422, 422, 422]
+    assert gateway.fakes.pricing.requests[0].passengers == 4
