@@ -38,7 +38,7 @@ _TAGS: Final = (
     {"name": "bookings", "description": "Book, look and give back: own bookings only."},
     {"name": "operations", "description": "What operators change: flights and fares."},
 )
-_ANYWHERE: Final = (400, 429, 500, 503, 504)
+_ANYWHERE: Final = (400, 414, 429, 500, 503, 504)
 _BESIDES: Final = (Problem, Done, LivePrices, Removed, Reset, Stale, Live)
 """What no route names as its answer."""
 _EVENTS: Final = "x-events"

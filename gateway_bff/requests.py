@@ -101,6 +101,7 @@ class AirportParameters(Request):
         str,
         Field(min_length=1, max_length=100, description="Code, city or name.", examples=["new y"]),
         AfterValidator(_printable),
+        Field(json_schema_extra={"format": "printable"}),
     ]
     page_size: Annotated[int, Field(ge=1, le=50, examples=[10])] = 10
 

@@ -137,7 +137,7 @@ async def get_booking(
     name="booking",
     operation_id="cancelBooking",
     summary="Give a booking back",
-    responses={200: {"model": schemas.Booking}, **problems(401, 403, 404, 408, 409, 413)},
+    responses={200: {"model": schemas.Booking}, **problems(401, 403, 404, 408, 409, 413, 415)},
 )
 async def cancel_booking(
     booking_id: BookingId, key: OptionalKey, upstreams: TheUpstreams, settings: TheSettings

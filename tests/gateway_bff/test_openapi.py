@@ -22,29 +22,29 @@ from tests.gateway_bff.conftest import Gateway
 from tests.gateway_bff.owner import price_list
 
 Document = dict[str, Any]
-OF_OPERATORS = {200, 400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 500, 503, 504}
+OF_OPERATORS = {200, 400, 401, 403, 404, 408, 409, 413, 414, 415, 422, 429, 500, 503, 504}
 OPERATIONS = {
-    ("GET", "/v1/airports"): {200, 304, 400, 429, 500, 503, 504},
-    ("GET", "/v1/itineraries"): {200, 304, 400, 429, 500, 503, 504},
-    ("GET", "/v1/round-trips"): {200, 304, 400, 429, 500, 503, 504},
-    ("GET", "/v1/fare-calendar"): {200, 304, 400, 429, 500, 503, 504},
-    ("GET", "/v1/flights/{flight_id}"): {200, 304, 400, 404, 429, 500, 503, 504},
-    ("GET", "/v1/flights/{flight_id}/events"): {200, 400, 404, 429, 500, 503, 504},
-    ("GET", "/v1/prices/stream"): {200, 400, 404, 429, 500, 503, 504},
-    ("POST", "/v1/quotes"): {201, 400, 404, 408, 409, 413, 415, 422, 429, 500, 503, 504},
-    ("GET", "/v1/quotes/{quote_id}"): {200, 400, 404, 429, 500, 503, 504},
+    ("GET", "/v1/airports"): {200, 304, 400, 414, 429, 500, 503, 504},
+    ("GET", "/v1/itineraries"): {200, 304, 400, 414, 429, 500, 503, 504},
+    ("GET", "/v1/round-trips"): {200, 304, 400, 414, 429, 500, 503, 504},
+    ("GET", "/v1/fare-calendar"): {200, 304, 400, 414, 429, 500, 503, 504},
+    ("GET", "/v1/flights/{flight_id}"): {200, 304, 400, 404, 414, 429, 500, 503, 504},
+    ("GET", "/v1/flights/{flight_id}/events"): {200, 400, 404, 414, 429, 500, 503, 504},
+    ("GET", "/v1/prices/stream"): {200, 400, 404, 414, 429, 500, 503, 504},
+    ("POST", "/v1/quotes"): {201, 400, 404, 408, 409, 413, 414, 415, 422, 429, 500, 503, 504},
+    ("GET", "/v1/quotes/{quote_id}"): {200, 400, 404, 414, 429, 500, 503, 504},
     ("POST", "/v1/bookings"): {
-        *(201, 202, 400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 500, 503, 504)
+        *(201, 202, 400, 401, 403, 404, 408, 409, 413, 414, 415, 422, 429, 500, 503, 504)
     },
-    ("GET", "/v1/bookings"): {200, 400, 401, 403, 429, 500, 503, 504},
-    ("GET", "/v1/bookings/{booking_id}"): {200, 400, 401, 403, 404, 429, 500, 503, 504},
+    ("GET", "/v1/bookings"): {200, 400, 401, 403, 414, 429, 500, 503, 504},
+    ("GET", "/v1/bookings/{booking_id}"): {200, 400, 401, 403, 404, 414, 429, 500, 503, 504},
     ("POST", "/v1/bookings/{booking_id}/cancel"): {
-        *(200, 400, 401, 403, 404, 408, 409, 413, 429, 500, 503, 504)
+        *(200, 400, 401, 403, 404, 408, 409, 413, 414, 415, 429, 500, 503, 504)
     },
     ("POST", "/v1/operations/flights/{flight_id}/delay"): OF_OPERATORS,
     ("POST", "/v1/operations/flights/{flight_id}/cancel"): OF_OPERATORS,
     ("PUT", "/v1/operations/fares/{origin}-{destination}"): OF_OPERATORS,
-    ("GET", "/v1/mesh"): {200, 400, 401, 403, 429, 500, 503, 504},
+    ("GET", "/v1/mesh"): {200, 400, 401, 403, 414, 429, 500, 503, 504},
 }
 NAMES = {
     *("searchAirports", "searchItineraries", "searchRoundTrips", "getFareCalendar"),
