@@ -13,12 +13,13 @@ from sqlalchemy import func, select
 from consulmesh.config import ConfigError
 from eventstream import Database, Lease
 from schedule.__main__ import source_of_service
+from schedule.clock import SystemClock
 from schedule.domain import Flight
 from schedule.load import BusyError, load
 from schedule.sources import UnknownSourceError, source_of
 from schedule.tables import flight, leases, outbox, timetable_day
 from schedule.timetable import Airports, MalformedTimetableError, Synthetic
-from schedule.window import DAYS
+from schedule.window import DAYS, HOME, midnight
 from schedule.window_store import OtherSourceError, source_in
 from tests.schedule.conftest import database
 
@@ -32,12 +33,22 @@ async def counted(db: Database) -> tuple[int, int]:
     return await db.read(lambda c: (c.execute(days).scalar_one(), c.execute(flights).scalar_one()))
 
 
+def past(airports: Airports) -> int:
+    """Flights of today, where they leave, that had arrived when today began at home.
+
+    They are loaded, and leave the window at once; on most days there are none.
+    """
+    today = SystemClock().now().astimezone(HOME).date()
+    ((_, flights),) = source_of(SMALL, airports)([today])
+    return sum(each.arrival_time < midnight(today) for each in flights)
+
+
 async def for_ever() -> None:
     """A job that does not end by itself."""
     await asyncio.Event().wait()
 
 
-async def test_a_timetable_is_loaded_once(database_url: str) -> None:
+async def test_a_timetable_is_loaded_once(database_url: str, airports: Airports) -> None:
     """The window from today on, its history begun; what is there is not loaded again."""
     report = await load(database_url, SMALL)
     again = await load(database_url, SMALL)
@@ -47,14 +58,14 @@ async def test_a_timetable_is_loaded_once(database_url: str) -> None:
 
         assert await source_in(db) == SMALL
     assert days == DAYS
-    assert report["flights"] == flights > 700
+    assert report["flights"] - past(airports) == flights > 700
     assert again["flights"] == 0
     assert head is not None
-    assert head.seq == 0
+    assert head.seq == past(airports)
 
 
 async def test_an_interrupted_load_goes_on(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
+    database_url: str, airports: Airports, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A source that turns out to be malformed says so; the days before it are kept, and count."""
     days = Synthetic.days
@@ -75,7 +86,7 @@ async def test_an_interrupted_load_goes_on(
 
     assert (before[0], head) == (5, None)
     assert after[0] == DAYS
-    assert after[1] == before[1] + report["flights"]
+    assert after[1] == before[1] + report["flights"] - past(airports)
 
 
 async def test_another_source_is_refused(database_url: str) -> None:
