@@ -184,13 +184,15 @@ async def measure(subject: Subject, seconds: float) -> None:
     ]
     count = max(LEAST_ROUNDS, round(seconds / ROUND_SECONDS / len(variants)))
     rounds: dict[str, list[Round]] = {variant.name: [] for variant in variants}
-    for _ in range(count):
-        for variant in variants:
-            rounds[variant.name].append(await load(variant, ROUND_SECONDS))
+    try:
+        for _ in range(count):
+            for variant in variants:
+                rounds[variant.name].append(await load(variant, ROUND_SECONDS))
+    finally:
+        bare.close()
     print(f"{len(body):,} octets a page, {count} rounds")
     for name, its in rounds.items():
         print(row(name, its, rounds["bare"]))
-    bare.close()
 
 
 async def main() -> None:
