@@ -36,21 +36,21 @@ class PerAddress:
             await self._app(scope, receive, send)
             return
         client = of_address(scope)
+        self._at_once[client] += 1  # before anything is awaited, or many would find room at once
         try:
-            self._check(client)
-            await self._quotas.charge(REQUESTS, client, scope)
-        except Problem as problem:
-            await problem.response(scope["path"])(scope, receive, send)
-            return
-        self._at_once[client] += 1
-        try:
-            await self._app(scope, receive, send)
+            try:
+                self._check(client)
+                await self._quotas.charge(REQUESTS, client, scope)
+            except Problem as problem:
+                await problem.response(scope["path"])(scope, receive, send)
+            else:
+                await self._app(scope, receive, send)
         finally:
             self._at_once[client] -= 1
             if not self._at_once[client]:
                 del self._at_once[client]
 
     def _check(self, client: str) -> None:
-        if self._most and self._at_once[client] >= self._most:
+        if self._most and self._at_once[client] > self._most:
             detail = f"At most {self._most} requests at once, streams too."
             raise self._quotas.refusal(AT_ONCE, _RETRY_AFTER, detail)

@@ -36,7 +36,7 @@ _TAGS: Final = (
     {"name": "live", "description": "Prices and flights as server-sent events that resume."},
     {"name": "quotes", "description": "Prices that hold for a while. Who knows an id may use it."},
     {"name": "bookings", "description": "Book, look and give back: own bookings only."},
-    {"name": "operations", "description": "What operators change: flights and fares."},
+    {"name": "operations", "description": "What operators change, and the mesh they see."},
 )
 _ANYWHERE: Final = (400, 414, 429, 500, 503, 504)
 _BESIDES: Final = (Problem, Done, LivePrices, Removed, Reset, Stale, Live)

@@ -1,9 +1,8 @@
 """The kind of route that the public API is made of.
 
 A request of such a route has, in this order: a user where it needs one, its count where it changes
-something, a body of bounded size in
-JSON, its share of time from the one table of budgets, and the calls it caused cancelled when its
-client goes away.
+something, a body of bounded size in JSON, its share of time from the one table of budgets, and the
+calls it caused cancelled when its client goes away.
 """
 
 import re
