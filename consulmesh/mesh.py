@@ -11,7 +11,6 @@ from typing import Any, Final, Self
 
 import grpc
 import structlog
-import uvloop
 
 from consulmesh import logs
 from consulmesh.announcement import Announcement
@@ -19,6 +18,7 @@ from consulmesh.catalog import Catalog
 from consulmesh.channel import CHANNEL_OPTIONS, MeshChannel
 from consulmesh.config import LOG_LEVELS, ConfigError, MeshConfig
 from consulmesh.consul_api import ConsulApi
+from consulmesh.event_loop import EventLoop
 from consulmesh.garbage import collected_rarely
 from consulmesh.lifecycle import JobFailedError, drained_by_signals
 from consulmesh.member import Member
@@ -175,7 +175,8 @@ def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     level = os.environ.get("MESH_LOG_LEVEL", "").lower()
     logs.configure(level if level in LOG_LEVELS else "info")
     try:
-        uvloop.run(main())
+        with asyncio.Runner(loop_factory=EventLoop) as runner:
+            runner.run(main())
     except (ConfigError, SlotTakenError) as error:
         log.critical("cannot_start", reason=str(error))
         sys.exit(2)
