@@ -124,7 +124,7 @@ async def answers(port: int, targets: Iterator[str]) -> AsyncIterator[bytes]:
         writer.close()
 
 
-async def load(variant: Variant, seconds: float) -> Round:
+async def load(variant: Variant, seconds: float, connections: int = CONNECTIONS) -> Round:
     """Load one variant for a while."""
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
@@ -138,7 +138,7 @@ async def load(variant: Variant, seconds: float) -> Round:
         return count
 
     before, began = cpu_of(variant.server), time.monotonic()
-    requests = sum(await asyncio.gather(*(ask() for _ in range(CONNECTIONS))))
+    requests = sum(await asyncio.gather(*(ask() for _ in range(connections))))
     took, spent = time.monotonic() - began, cpu_of(variant.server) - before
     return Round(rate=requests / took, cpu=spent / requests)
 

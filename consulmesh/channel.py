@@ -2,9 +2,9 @@
 
 A thin wrapper of the multi-callables: a client interceptor would cost a task for each call. Each
 call gets the least of its own timeout, its route's, and what is left of the current deadline; one
-that has no time left is not sent. Servers learn the trace, the request id, the criticality and
-the caller, and where asked for the end user's token. What a caller puts into `metadata` itself
-wins over what would be added.
+that has no time left is not sent, nor are most of those that the upstream would refuse for its
+load. Servers learn the trace, the request id, the criticality and the caller, and where asked for
+the end user's token. What a caller puts into `metadata` itself wins over what would be added.
 """
 
 # ruff: noqa: D102 - the methods are those of gRPC's interfaces
@@ -21,6 +21,7 @@ from grpc import aio
 from consulmesh.calls import OwnedStreamStreamCall, OwnedStreamUnaryCall, OwnedUnaryStreamCall
 from consulmesh.metrics import RpcMetrics, rpc_metrics
 from consulmesh.outgoing import UNARY_TIMEOUT, Metadata, Outgoing, RouteTimeouts
+from consulmesh.throttling import throttles
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
@@ -53,6 +54,7 @@ class MeshChannel(aio.Channel):
         self._relay_token = relay_token
         self._route_timeouts = route_timeouts
         self._metrics = metrics or rpc_metrics()
+        self._throttles = throttles()
 
     def __repr__(self) -> str:
         return f"<MeshChannel {self._caller} -> {self._upstream}>"
@@ -100,10 +102,12 @@ class MeshChannel(aio.Channel):
         return Outgoing(
             method,
             default_timeout,
+            upstream=self._upstream,
             route_timeouts=self._route_timeouts,
             caller=self._caller,
             relay_token=self._relay_token,
             metrics=self._metrics.made(self._upstream, method.lstrip("/")),
+            throttles=self._throttles,
         )
 
 

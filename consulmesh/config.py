@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Self, TypeVar
 from urllib.parse import urlsplit
 
+from consulmesh.admission import QueueTerms
+
 T = TypeVar("T")
 D = TypeVar("D")
 
@@ -33,7 +35,8 @@ class MeshConfig:
 
     `instance_id` is None where the next free slot decides. `advertise_host` is an IP literal
     (gRPC core's endpoints are addresses, not names) and None where `host` itself is reachable.
-    `metrics_port` 0 takes any free port, None serves no metrics.
+    `metrics_port` 0 takes any free port, None serves no metrics. `queue` says when a server sheds
+    calls; with None it never does.
     """
 
     version: str
@@ -48,6 +51,7 @@ class MeshConfig:
     check_interval: timedelta = timedelta(seconds=1)
     drain_grace: timedelta = timedelta(seconds=10)
     weight: int = 1
+    queue: QueueTerms | None = field(default_factory=QueueTerms)
     log_level: str = "info"
     isolated: bool = False
 
@@ -74,6 +78,7 @@ class MeshConfig:
             check_interval=env.read("MESH_CHECK_INTERVAL", duration, timedelta(seconds=1)),
             drain_grace=env.read("MESH_DRAIN_GRACE", duration, timedelta(seconds=10)),
             weight=env.read("MESH_WEIGHT", _weight, 1),
+            queue=env.read("MESH_QUEUE_TARGET", queue_terms, QueueTerms()),
             log_level=env.read("MESH_LOG_LEVEL", _log_level, "info"),
         )
 
@@ -154,6 +159,11 @@ def duration(text: str) -> timedelta:
     if not (seconds := float(match[1]) * UNITS[match[2] or "s"]):
         raise ValueError(f"{text!r} is no time at all")
     return timedelta(seconds=seconds)
+
+
+def queue_terms(text: str) -> QueueTerms | None:
+    """The terms with the target of `20ms`, or None for `off`; raises ValueError."""
+    return None if text == "off" else QueueTerms(target=duration(text))
 
 
 def _log_level(text: str) -> str:

@@ -84,6 +84,16 @@ class Unavailable(Exception):  # noqa: N818 - named after its status code
         super().__init__(message)
 
 
+class Overloaded(Exception):  # noqa: N818 - an answer, not a defect
+    """There is more to do than can be done; nothing of this was begun."""
+
+    reason = "OVERLOADED"
+    retry_after = timedelta(seconds=1)
+
+    def __init__(self) -> None:
+        super().__init__("There is too much to do.")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """The outcome of a call that failed. `reason` is "" where no ErrorInfo came with it."""

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import grpc
 import structlog
 
+from consulmesh.admission import QueueAdmission
 from consulmesh.channel import MeshChannel
 from consulmesh.config import MeshConfig
 from consulmesh.lifecycle import Jobs, drained_by_signals
@@ -69,7 +70,13 @@ class Member(ABC):
         `status_codes` maps the service's own errors, looked up along the MRO.
         """
         instance = f"{self.instance_id}/{self.config.version}"
-        return MeshServer(self.service, instance=instance, status_codes=status_codes)
+        queue = self.config.queue
+        return MeshServer(
+            self.service,
+            instance=instance,
+            status_codes=status_codes,
+            admission=None if queue is None else QueueAdmission(queue),
+        )
 
     def start(self, coroutine: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
         """Run a background job, in a context of its own, until it ends or the process leaves.

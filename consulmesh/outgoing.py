@@ -10,9 +10,11 @@ from typing import Final
 import grpc
 from grpc import aio
 
-from consulmesh.context import CURRENT
+from consulmesh.context import CURRENT, ContextSource, Criticality
+from consulmesh.errors import Overloaded, Status
 from consulmesh.metrics import MethodMetrics
-from consulmesh.propagation import begin, inject
+from consulmesh.propagation import TIMEOUT, begin, inject
+from consulmesh.throttling import Throttle, Throttles
 
 Metadata = aio.Metadata | Sequence[tuple[str, str | bytes]]
 RouteTimeouts = Callable[[str], float | None]
@@ -42,24 +44,37 @@ _pairs: Callable[[tuple[tuple[str, str | bytes], ...]], aio.Metadata] = partial(
 class Outgoing:
     """What the calls of one method have in common."""
 
-    __slots__ = ("_caller", "_default", "_method", "_metrics", "_relay_token", "_route_timeouts")
+    __slots__ = (
+        "_caller",
+        "_default",
+        "_method",
+        "_metrics",
+        "_relay_token",
+        "_route_timeouts",
+        "_throttles",
+        "_upstream",
+    )
 
     def __init__(
         self,
         method: str,
         default_timeout: float | None,
         *,
+        upstream: str,
         route_timeouts: RouteTimeouts | None,
         caller: str,
         relay_token: bool,
         metrics: MethodMetrics,
+        throttles: Throttles,
     ) -> None:
         self._method = method
+        self._upstream = upstream
         self._default = default_timeout
         self._route_timeouts = route_timeouts
         self._caller = caller
         self._relay_token = relay_token
         self._metrics = metrics
+        self._throttles = throttles
 
     def prepare(
         self, timeout: float | None, metadata: Metadata | None
@@ -73,12 +88,24 @@ class Outgoing:
             pairs = begin(caller=self._caller)
         else:
             pairs = inject(source.read(), caller=self._caller, relay_token=self._relay_token)
+        if timeout is not None:
+            throttle = self._throttle(source)
+            if throttle is not None and throttle.refuses():
+                raise self._too_much()
+            pairs += ((TIMEOUT, str(int(timeout * 1000))),)
         return timeout, _pairs(_merged(tuple(metadata), pairs) if metadata else pairs)
 
     def watch(self, call: aio.Call) -> None:
         """Measures a call that was just made."""
         self._metrics.started()
-        call.add_done_callback(partial(_measure, self._metrics, time.perf_counter()))
+        throttle = self._throttle(CURRENT.get())
+        call.add_done_callback(partial(self._ended, time.perf_counter(), throttle))
+
+    def _ended(self, started: float, throttle: Throttle | None, call: aio.Call) -> None:
+        code = _code(call)
+        if throttle is not None:
+            throttle.ended(refused=code is grpc.StatusCode.RESOURCE_EXHAUSTED)
+        self._metrics.ended(code.name, time.perf_counter() - started)
 
     def _timeout(self, explicit: float | None, deadline: float | None) -> float | None:
         timeout = explicit
@@ -93,15 +120,31 @@ class Outgoing:
                 timeout = left
         return self._default if timeout is None else timeout
 
+    def _throttle(self, source: ContextSource | None) -> Throttle | None:
+        criticality = Criticality.CRITICAL if source is None else source.read().criticality
+        return self._throttles.get(criticality)
+
     def _no_time_left(self) -> aio.AioRpcError:
-        self._metrics.started()
-        self._metrics.ended(grpc.StatusCode.DEADLINE_EXCEEDED.name, 0.0)
-        return aio.AioRpcError(
-            grpc.StatusCode.DEADLINE_EXCEEDED,
-            aio.Metadata(),
-            aio.Metadata(),
-            details=f"No time is left to call {self._method}.",
+        code = grpc.StatusCode.DEADLINE_EXCEEDED
+        return self._not_made(code, f"No time is left to call {self._method}.")
+
+    def _too_much(self) -> aio.AioRpcError:
+        """As the upstream would say it."""
+        status = Status(
+            code=grpc.StatusCode.RESOURCE_EXHAUSTED,
+            message=f"{self._upstream} has too much to do.",
+            reason=Overloaded.reason,
+            domain=self._upstream,
+            retry_after=Overloaded.retry_after,
         )
+        return self._not_made(status.code, status.message, aio.Metadata(*status.trailers()))
+
+    def _not_made(
+        self, code: grpc.StatusCode, details: str, trailers: aio.Metadata | None = None
+    ) -> aio.AioRpcError:
+        self._metrics.started()
+        self._metrics.ended(code.name, 0.0)
+        return aio.AioRpcError(code, aio.Metadata(), trailers or aio.Metadata(), details=details)
 
 
 def _merged(
@@ -109,10 +152,6 @@ def _merged(
 ) -> tuple[tuple[str, str | bytes], ...]:
     keys = {key for key, _ in own}
     return (*own, *(pair for pair in ours if pair[0] not in keys))
-
-
-def _measure(metrics: MethodMetrics, started: float, call: aio.Call) -> None:
-    metrics.ended(_code(call).name, time.perf_counter() - started)
 
 
 def _code(call: aio.Call) -> grpc.StatusCode:

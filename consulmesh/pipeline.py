@@ -91,13 +91,13 @@ class Pipeline:
             await self._empty.wait()
 
     def enter(self, call: Call) -> None:
-        """Admission and authorization; health is always admitted."""
+        """Admission and authorization; health and streams without an end are always admitted."""
+        method = call.method
         if call.endless:
             if self.draining:
                 raise Draining
             self._endless.add(call)
-        method = call.method
-        if self._admission is not None and not method.quiet:
+        elif self._admission is not None and not method.quiet:
             self._admission.admit(method.name, call.source)
         if self._authorization is not None:
             self._authorization.authorize(method.name, call.source, call.peer)
@@ -143,12 +143,11 @@ class Call:
         self.method = method
         self.peer = peer
         remaining = peer.time_remaining()
-        deadline = None if remaining is None else now + remaining
-        self.source = source = Incoming(peer.invocation_metadata() or (), deadline)
+        self.source = source = Incoming(peer.invocation_metadata() or (), remaining, now)
         CURRENT.set(source)  # in the context of the call's own task, which ends with it
         self._begun = False
         self.drained = False
-        self.endless = streaming and deadline is None
+        self.endless = streaming and remaining is None
         self._task: asyncio.Task[object] | None = asyncio.current_task() if self.endless else None
         peer.set_trailing_metadata(pipeline.trailer)
         method.metrics.started()

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import grpc
 
 from consulmesh.context import ContextSource
+from consulmesh.propagation import Incoming
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
@@ -47,7 +48,7 @@ class Admission(Protocol):
     Reading the call's context costs something: a policy does so when the answer depends on it.
     """
 
-    def admit(self, method: str, call: ContextSource) -> None:
+    def admit(self, method: str, call: Incoming) -> None:
         """Returns, or raises an error that the server's translation knows."""
 
 

@@ -1,11 +1,13 @@
 """The context of a call as gRPC metadata: `extract` on the server, `inject` on the client.
 
-The deadline is not among it: gRPC carries that itself (`grpc-timeout`). What the receiver would
+The deadline is not among it: gRPC carries that itself (`grpc-timeout`), but hides it, so that the
+time from which it counts is said once more. What the receiver would
 assume anyway is not sent: the request id of a call is that of its trace, and its criticality is
 "critical", unless it says otherwise. What a peer sends is untrusted: values that are not
 well-formed are replaced, never refused.
 """
 
+import re
 import time
 from collections.abc import Iterable
 from typing import Final
@@ -18,9 +20,14 @@ CRITICALITY: Final = "mesh-criticality"
 CALLER: Final = "mesh-caller"
 AUTHORIZATION: Final = "authorization"
 INSTANCE: Final = "mesh-instance"
+TIMEOUT: Final = "mesh-timeout"
+"""The call's timeout as its client sent it, in milliseconds."""
+_ATTEMPTS: Final = "grpc-previous-rpc-attempts"
 
 _BEARER: Final = "bearer "
 _LONGEST_ID: Final = 128
+_MILLISECONDS: Final = re.compile("[0-9]{1,9}")
+_STEPS: Final = ((1_000, 1), (10_000, 10), (100_000, 100))
 _CRITICALITIES: Final = {criticality.value: criticality for criticality in Criticality}
 
 
@@ -31,12 +38,30 @@ class Incoming:
     a server would add to a call.
     """
 
-    __slots__ = ("_context", "_metadata", "deadline")
+    __slots__ = ("_context", "_metadata", "_remaining", "deadline")
 
-    def __init__(self, metadata: Iterable[tuple[str, str | bytes]], deadline: float | None) -> None:
-        self.deadline = deadline
+    def __init__(
+        self, metadata: Iterable[tuple[str, str | bytes]], remaining: float | None, now: float
+    ) -> None:
+        self.deadline = None if remaining is None else now + remaining
+        self._remaining = remaining
         self._metadata = metadata
         self._context: CallContext | None = None
+
+    @property
+    def waited(self) -> float | None:
+        """Seconds from when the client sent the call until it was taken up; None if unknown.
+
+        That is the time in gRPC core's queue, and what the network took.
+        """
+        if self._remaining is None:
+            return None
+        get = dict(self._metadata).get
+        sent = get(TIMEOUT)
+        # the timeout of another attempt is less than that of the first, which is what was said
+        if not isinstance(sent, str) or not _MILLISECONDS.fullmatch(sent) or get(_ATTEMPTS):
+            return None
+        return max(0.0, _on_the_wire(int(sent)) / 1000 - self._remaining)
 
     def read(self) -> CallContext:
         """The context, with a span of its own."""
@@ -44,6 +69,14 @@ class Incoming:
             # Two threads never do this at once: the log gets the call when its handler has ended.
             self._context = _read(self._metadata, self.deadline)
         return self._context
+
+
+def _on_the_wire(milliseconds: int) -> int:
+    """What gRPC core makes of a timeout: it rounds up to hundredths, as the time is a header."""
+    for limit, step in _STEPS:
+        if milliseconds < limit:
+            return -(-milliseconds // step) * step
+    return -(-milliseconds // 1000) * 1000
 
 
 def extract(

@@ -12,6 +12,7 @@ import grpc
 from consulmesh.errors import (
     DETAILS,
     InvalidArgument,
+    Overloaded,
     PermissionDenied,
     Status,
     Unauthenticated,
@@ -57,6 +58,7 @@ _COMMON: Final[Mapping[type[Exception], grpc.StatusCode]] = {
     UnknownMethod: grpc.StatusCode.UNIMPLEMENTED,
     Draining: grpc.StatusCode.UNAVAILABLE,
     SlowReader: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 # What an upstream's failure means to our own caller; other codes are about our own request.
 _PASSED_ON: Final = {
@@ -89,9 +91,12 @@ class Translation:
             [*_COMMON.items(), *codes.items()]
         )
         self._domain = domain
+        self._overloaded = self._said(Overloaded(), grpc.StatusCode.RESOURCE_EXHAUSTED)
 
     def answer(self, error: BaseException) -> Answer:
         """The answer for an exception of a handler."""
+        if isinstance(error, Overloaded):
+            return self._overloaded  # made once: it is said when there is no time
         if isinstance(error, BaseExceptionGroup):
             answers = [self.answer(member) for member in error.exceptions]
             return next((each for each in answers if not each.expected), answers[0])

@@ -1,21 +1,73 @@
-"""Who gets in: what one address may ask for, in all and at once.
+"""Who gets in: what the gateway has time for, and what one address may ask for, in all and at once.
 
-Pure ASGI, before anything of a request is looked at but its path. What is refused here has cost
-neither a token's signature nor a call.
+Pure ASGI, before anything of a request is looked at but its method and path. What is refused here
+has cost neither a token's signature nor a call.
 """
 
+import time
 from collections import Counter
+from dataclasses import replace
 from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from consulmesh.admission import QueueTerms, StandingQueue
+from consulmesh.context import Criticality
+from consulmesh.errors import Overloaded
 from gateway_bff.problems import Problem
 from gateway_bff.quotas import REQUESTS, Quotas, of_address
 from gateway_bff.settings import Settings
+from gateway_bff.telemetry import LoadMetrics
 
 _PUBLIC: Final = "/v1/"
 _RETRY_AFTER: Final = 1  # seconds
 AT_ONCE: Final = "at_once"
+RECEIVED: Final = "flightmesh.received"
+"""In the scope: when the request's headers had arrived (time.monotonic)."""
+_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_STEPS: Final = 4  # of a request that has one call to make
+_OF_BOOKINGS: Final = ("/v1/bookings", "/v1/quotes/", "/v1/operations/", "/v1/mesh")
+
+
+class Load:
+    """ASGI middleware: sheds what comes when the event loop is behind, searches first.
+
+    A request waits for the loop between its headers and here, and about as long before each of the
+    steps that follow; in all it may wait for as long as the terms say.
+    """
+
+    def __init__(self, app: ASGIApp, *, terms: QueueTerms | None, metrics: LoadMetrics) -> None:
+        self._app = app
+        self._queue = None if terms is None else StandingQueue(_of_a_step(terms))
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if self._queue is not None and (received := scope.get(RECEIVED)) is not None:
+            now = time.monotonic()
+            waited = now - received
+            self._queue.left(waited, now)
+            if self._queue.refuses(criticality := _criticality(scope), waited, now):
+                self._metrics.refused(criticality)
+                wait = str(round(Overloaded.retry_after.total_seconds()))
+                problem = Problem("OVERLOADED", headers={"Retry-After": wait})
+                await problem.response(scope["path"])(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def _of_a_step(terms: QueueTerms) -> QueueTerms:
+    return replace(terms, target=terms.target / _STEPS)
+
+
+def _criticality(scope: Scope) -> Criticality:
+    """As the routes have it in the end, of which nothing is known yet."""
+    path: str = scope["path"]
+    if not path.startswith(_PUBLIC):
+        return Criticality.CRITICAL_PLUS
+    if scope["method"] in _SAFE and not path.startswith(_OF_BOOKINGS):
+        return Criticality.SHEDDABLE
+    return Criticality.CRITICAL
 
 
 class PerAddress:

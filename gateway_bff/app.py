@@ -18,7 +18,7 @@ from starlette.routing import BaseRoute, Match, Route
 
 from consulmesh.errors import PermissionDenied, Unauthenticated, Unavailable
 from gateway_bff import __version__, failures, openapi
-from gateway_bff.admission import PerAddress
+from gateway_bff.admission import Load, PerAddress
 from gateway_bff.cache.answers import Answers
 from gateway_bff.cache.changes import Changes
 from gateway_bff.cache.repeats import RepeatSearches
@@ -43,7 +43,7 @@ from gateway_bff.routes import (
 )
 from gateway_bff.settings import Settings
 from gateway_bff.sse import OpenStreams
-from gateway_bff.telemetry import CacheMetrics, HttpMetrics, LiveMetrics, QuotaMetrics
+from gateway_bff.telemetry import CacheMetrics, HttpMetrics, LiveMetrics, LoadMetrics, QuotaMetrics
 from gateway_bff.upstreams import Upstreams
 
 # The edge has it. FastAPI's own looks into the environment thrice a request for who wants it.
@@ -99,6 +99,7 @@ def create_app(upstreams: Upstreams, settings: Settings, *, registry: CollectorR
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]  # FastAPI's own way
     app.add_middleware(RepeatSearches, answers=app.state.answers)
     app.add_middleware(PerAddress, quotas=quotas, settings=settings)
+    app.add_middleware(Load, terms=settings.queue, metrics=LoadMetrics(registry))
     app.add_middleware(Edge, metrics=HttpMetrics(registry), settings=settings)
     _answer_exceptions(app)
     _answer_what_is_not_there(app)

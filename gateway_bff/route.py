@@ -89,7 +89,7 @@ class RoleRoute(Route):
     """A route for those who have a token with a role."""
 
     role: ClassVar[str]
-    criticality = Criticality.CRITICAL_PLUS
+    criticality = Criticality.CRITICAL
 
     async def admit(self, request: Request) -> User | None:
         """Verifies the token before anything of the request is read."""
@@ -112,9 +112,16 @@ class OperatorRoute(RoleRoute):
     role = "operator"
 
 
+class QuoteRoute(Route):
+    """A route for those who are about to book."""
+
+    criticality = Criticality.CRITICAL
+
+
 class JourneyRoute(Route):
     """A route for those who look for flights, perhaps of several carriers."""
 
+    criticality = Criticality.SHEDDABLE
     repeatable = frozenset({"carrier"})
 
 

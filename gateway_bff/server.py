@@ -10,6 +10,7 @@ from asyncio import TimerHandle, Transport
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
+from time import monotonic
 from typing import Any
 
 import uvicorn
@@ -18,10 +19,11 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from consulmesh import ConfigError
 from gateway_bff import security
+from gateway_bff.admission import RECEIVED
 from gateway_bff.problems import MEDIA_TYPE, Problem, invalid
 from gateway_bff.settings import Settings
 
-_BACKLOG = 1024
+_BACKLOG = 4096  # connections; the kernel has its own bound, net.core.somaxconn
 _HEAD_LIMIT = 64 * 1024  # bytes that may arrive before the headers are complete
 _TARGET_LIMIT = 8 * 1024  # bytes; RFC 9112 §3 asks for 8,000
 _FIELDS_LIMIT = 100  # headers
@@ -129,6 +131,8 @@ class _Protocol(HttpToolsProtocol):
         self._wrong = self._too_much()
         if self._wrong is not None:
             raise ValueError(self._wrong.code)  # the parser ends there, and asks for a 400
+        if self._is_idle():  # else it waits for the answer before its own, on this connection
+            self.scope[RECEIVED] = monotonic()  # type: ignore[typeddict-unknown-key]  # ours
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:

@@ -10,6 +10,8 @@ from typing import Any, Self
 import orjson
 
 from consulmesh import ConfigError
+from consulmesh.admission import QueueTerms
+from consulmesh.config import Environment, queue_terms
 from gateway_bff.quotas import DEFAULT_LIMITS, MEMORY, REQUESTS, Limit
 
 BUDGETS: Mapping[str, float] = MappingProxyType(
@@ -56,6 +58,7 @@ class Settings:
     search_shards: int = 1  # by which search is divided
     limits: Mapping[str, Limit] = field(default_factory=lambda: _limits("{}"))
     quota_store: str = MEMORY  # or the URL of a Redis or Valkey, for several gateways together
+    queue: QueueTerms | None = field(default_factory=QueueTerms)  # None: nothing is shed
     at_once: int = 100  # requests of one address, streams too; 0 for any number
     trusted_proxies: str = ""  # whose X-Forwarded-For is believed: addresses or networks
     cors_origins: Sequence[str] = ()  # whose scripts may ask, `*` for all
@@ -70,6 +73,7 @@ class Settings:
             search_shards=_shards(environ.get("SEARCH_SHARDS", "").strip() or "1"),
             limits=_limits(environ.get("MESH_RATE_LIMITS", "").strip() or "{}"),
             quota_store=_store(environ.get("MESH_RATE_LIMIT_STORE", "").strip() or MEMORY),
+            queue=Environment(environ).read("MESH_QUEUE_TARGET", queue_terms, QueueTerms()),
             at_once=_at_once(environ.get("MESH_REQUESTS_AT_ONCE", "").strip() or "100"),
             trusted_proxies=environ.get("MESH_TRUSTED_PROXIES", "").strip(),
             cors_origins=_origins(environ.get("MESH_CORS_ORIGINS", "")),

@@ -9,6 +9,8 @@ from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from consulmesh.context import Criticality
+
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -114,6 +116,23 @@ class QuotaMetrics:
     def store_failed(self) -> None:
         """A request was admitted, nobody knows whether it was too much."""
         self._failures.inc()
+
+
+class LoadMetrics:
+    """What was refused because there was too much to do. A registry holds them once."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        refused = Counter(
+            "gateway_shed",
+            "Requests that were refused because the event loop was behind.",
+            ("criticality",),
+            registry=registry,
+        )
+        self._counters = {each: refused.labels(each.value) for each in Criticality}
+
+    def refused(self, criticality: Criticality) -> None:
+        """A request was refused."""
+        self._counters[criticality].inc()
 
 
 class CacheMetrics:

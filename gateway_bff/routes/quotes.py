@@ -14,9 +14,9 @@ from gateway_bff.parameters import QuoteId
 from gateway_bff.problems import FieldError, Problem, invalid, not_found
 from gateway_bff.reply import Json, TheUpstreams
 from gateway_bff.requests import QuoteRequest
-from gateway_bff.route import Route
+from gateway_bff.route import QuoteRoute
 
-router = APIRouter(route_class=Route, tags=["quotes"])
+router = APIRouter(route_class=QuoteRoute, tags=["quotes"])
 
 
 @router.post(
