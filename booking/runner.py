@@ -15,6 +15,7 @@ from collections.abc import Set as AbstractSet
 from contextvars import Context
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Self, TypeVar
 
 import structlog
@@ -31,7 +32,9 @@ from booking.domain import (
 )
 from booking.participants import Participants
 from booking.saga_log import SagaLog, Stray
+from consulmesh.admission import ConcurrencyLimit
 from consulmesh.context import CallContext, Criticality, use
+from consulmesh.errors import Overloaded
 from eventstream import StorageUnavailableError
 
 _T = TypeVar("_T")
@@ -57,6 +60,9 @@ class Terms:
     last_retry: timedelta = timedelta(seconds=5)
     grace: timedelta = timedelta(seconds=2)  # for steps under way when the runner closes
     at_once: int = 64  # sagas taken over or retried; those of this process's callers are on top
+    in_time: timedelta = timedelta(seconds=2)  # what a saga may take before fewer are begun
+    fewest: int = 8  # of one process at once, however late they are
+    most: int = 256
 
     @property
     def horizon(self) -> timedelta:
@@ -98,6 +104,9 @@ class SagaRunner:
         self._random = random
         self._tasks: set[asyncio.Task[object]] = set()
         self._claimed: set[asyncio.Task[object]] = set()
+        self._limit = ConcurrencyLimit(
+            terms.in_time, least=terms.fewest, most=terms.most, clock=_loop_time
+        )
         self._look = asyncio.Event()
         self._closing = False
 
@@ -106,6 +115,15 @@ class SagaRunner:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+    def admit(self) -> None:
+        """Returns where one more saga may begin; raises Overloaded where too many are under way.
+
+        Without that there is an overload that stays: each saga takes longer than its caller waits,
+        who asks again while it goes on, and others take over what its owner has no time for.
+        """
+        if not self._limit.admits(len(self._tasks)):
+            raise Overloaded
 
     async def begin(self, booking: Booking, key: RequestKey) -> Booking:
         """Store a new booking and drive its saga, or return what the key has made already.
@@ -147,9 +165,10 @@ class SagaRunner:
 
     async def _begin(self, booking: Booking, key: RequestKey) -> Booking:
         saga = Saga(booking=booking, owner=self._owner)
+        began = _loop_time()
         made = await self._log.begin(saga, key, self._lease_end())
         if made is None:
-            self._start(saga)
+            self._start(saga).add_done_callback(partial(self._took, began))
         return made or booking
 
     async def _cancel(self, user: User, booking_id: str, key: RequestKey) -> Booking | None:
@@ -221,10 +240,17 @@ class SagaRunner:
             async with asyncio.timeout(wait.total_seconds()):
                 await self._look.wait()
 
-    def _start(self, saga: Saga) -> asyncio.Task[object]:
+    def _start(self, saga: Saga) -> asyncio.Task[bool]:
         task = self._spawn(self._drive(saga))
         task.add_done_callback(self._driven)
         return task
+
+    def _took(self, began: float, saga: asyncio.Task[bool]) -> None:
+        """Learn from a saga how many are too many. One that was put off early says nothing."""
+        seconds = _loop_time() - began
+        late = seconds > self._terms.in_time.total_seconds()
+        if not saga.cancelled() and not saga.exception() and (late or saga.result()):
+            self._limit.done(seconds, len(self._tasks))
 
     def _spawn(self, work: Coroutine[object, object, _T]) -> asyncio.Task[_T]:
         """A task in a fresh context: no request's deadline, trace or user is in it."""
@@ -245,16 +271,17 @@ class SagaRunner:
         else:
             _log.error("saga_failed", exc_info=error)
 
-    async def _drive(self, saga: Saga) -> None:
-        """Ask step after step, until it is finished, postponed, or another's."""
+    async def _drive(self, saga: Saga) -> bool:
+        """Ask step after step, until it is finished (True), postponed, or another's."""
         context = replace(CallContext.fresh(), criticality=Criticality.CRITICAL_PLUS)
         following: Saga | None = saga
         with use(context):
-            while following is not None:
+            while following is not None and following.step is not Step.FINISHED:
                 following = await self._advance(following)
+        return following is not None
 
     async def _advance(self, saga: Saga) -> Saga | None:
-        """Ask once and record the answer before anything else; None: no more to do here."""
+        """Ask once and record the answer before anything else; None: it is not ours any more."""
         try:
             after = await self._participants.ask(saga)
         except Superseded as error:
@@ -270,7 +297,7 @@ class SagaRunner:
             _log.warning("saga_superseded", **_facts(saga), why="taken over")
             return None
         _log.debug("saga_step", **_facts(stored))
-        return None if stored.step is Step.FINISHED else stored
+        return stored
 
     async def _postpone(self, saga: Saga, error: str) -> None:
         """Let go of it for a while: the next attempt may be another instance's."""
@@ -281,6 +308,10 @@ class SagaRunner:
 
     def _lease_end(self) -> datetime:
         return self._clock() + self._terms.lease
+
+
+def _loop_time() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _facts(saga: Saga) -> dict[str, object]:

@@ -63,6 +63,10 @@ class Quotes(Protocol):
 class Sagas(Protocol):
     """The process's own work on bookings; it goes on when the caller is gone."""
 
+    def admit(self) -> None:
+        """Return where one more may begin; raises where there is no time for it."""
+        ...
+
     async def begin(self, booking: Booking, key: RequestKey) -> Booking:
         """Store a new booking and start its saga, or return what the key has made already."""
         ...
@@ -106,11 +110,15 @@ class BookingService:
         self._clock = clock
 
     async def create(self, user: User, request: BookingRequest, wait: float | None) -> Booking:
-        """Book, and answer with the outcome or, after so many seconds, with PENDING."""
+        """Book, and answer with the outcome or, after so many seconds, with PENDING.
+
+        What was begun once is waited for under any load.
+        """
         until = asyncio.get_running_loop().time() + (_LONGEST_WAIT if wait is None else wait)
         key = RequestKey.of_booking(user, request)
         made = await self._bookings.requested(key)
         if made is None:
+            self._sagas.admit()
             await self._check_quote(request)
             return await self._begin(user, request, key, until)
         return await self._joined(made, until)

@@ -16,6 +16,8 @@ from consulmesh.context import Criticality
 _PER_ACCEPTED: Final = 2
 """Calls to each that was accepted. Fewer would leave the upstream idle when it can do more again,
 more would cost it more."""
+_ALLOWANCE: Final = 10
+"""Refusals in both windows that change nothing: so few cost nobody anything."""
 _WINDOW_SECONDS: Final = 2.0
 """Two of them are remembered."""
 
@@ -49,7 +51,7 @@ class Throttle:
             return False
         self._turn()
         ended, refused = self._ended + self._before[0], self._refused + self._before[1]
-        excess = ended - _PER_ACCEPTED * (ended - refused)
+        excess = ended - _PER_ACCEPTED * (ended - refused) - _ALLOWANCE
         if excess <= 0 or self._random() >= excess / (ended + 1):
             return False
         self._ended += 1
