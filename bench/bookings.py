@@ -23,11 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import uvloop
-
 from bench.booking_services import SERVICES, Fleet, Usage, fleet, flights_to_book
 from bench.durable import ENGINES
-from consulmesh import logs
+from consulmesh import event_loop, logs
 from consulmesh.testing import StaticMesh
 from consulmesh.users import LocalIssuer
 from flights.booking.v1 import booking_pb2
@@ -208,7 +206,7 @@ def main() -> None:
                 )
                 for callers in CALLERS:
                     asked = rounds(running, callers, flights, folder, given.seconds)
-                    report(callers, uvloop.run(asked))
+                    report(callers, event_loop.run(asked))
 
 
 if __name__ == "__main__":

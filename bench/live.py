@@ -30,7 +30,7 @@ from sqlalchemy import MetaData
 
 from bench.overhead import Child
 from bench.steady import times
-from consulmesh import wellknown
+from consulmesh import event_loop, wellknown
 from consulmesh.testing import StaticMesh, running
 from consulmesh.topology import Topology
 from consulmesh.users import LocalIssuer, TokenVerifier
@@ -283,7 +283,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="flightmesh-bench-") as folder:
         owner = Child(run_owner, folder)
         gateway = Child(run_gateway, folder, owner.said)
-        asyncio.run(measure(gateway, owner, given.clients, given.changes))
+        event_loop.run(measure(gateway, owner, given.clients, given.changes))
         gateway.close()
         owner.close()
 

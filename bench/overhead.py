@@ -31,7 +31,7 @@ import uvloop
 from google.protobuf.wrappers_pb2 import StringValue
 from grpc import aio
 
-from consulmesh import logs
+from consulmesh import event_loop, logs
 from consulmesh.channel import CHANNEL_OPTIONS, MeshChannel
 from consulmesh.config import MeshConfig
 from consulmesh.mesh import Mesh
@@ -198,7 +198,8 @@ def in_process(role: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> No
     """What a child process does: the role, with its log in a file."""
     with tempfile.TemporaryFile() as log:
         logs.configure(descriptor=log.fileno())
-        uvloop.run(role(*args))
+        run = uvloop.run if "bare" in args else event_loop.run  # as it comes, and as a mesh has it
+        run(role(*args))
         logs.close()
 
 

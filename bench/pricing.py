@@ -32,7 +32,7 @@ from bench.overhead import Child
 from bench.pricing_services import State, run_pricing, run_schedule
 from bench.search import MEBI, MILLI, run_search
 from bench.steady import times
-from consulmesh import logs
+from consulmesh import event_loop, logs
 from consulmesh.wellknown import date_message, money
 from flights.pricing.v1 import pricing_pb2 as pb
 from flights.pricing.v1.pricing_pb2_grpc import PricingServiceStub
@@ -329,7 +329,7 @@ def run(folder: Path, url: str, flights: int, seconds: float) -> None:
         pricing = started("first load", schedule, url, folder)
         address = schedule.said[0]
         follow = partial(Child, run_search, str(search), address, pricing.said)
-        asyncio.run(measure(schedule, pricing, follow, seconds))
+        event_loop.run(measure(schedule, pricing, follow, seconds))
         pricing.close()
         started("restart", schedule, url, folder).close()
 

@@ -36,7 +36,7 @@ import flight_search.__main__
 from bench.overhead import Child
 from bench.search_owners import EPOCH, run_owners
 from bench.steady import times
-from consulmesh import MeshConfig
+from consulmesh import MeshConfig, event_loop
 from consulmesh.garbage import collected_rarely
 from consulmesh.testing import StaticMesh
 from consulmesh.testing.ports import free_port
@@ -320,7 +320,7 @@ def main() -> None:
                 flush=True,
             )
             if what == "first load":
-                asyncio.run(measure(search, owners, market, given.seconds))
+                event_loop.run(measure(search, owners, market, given.seconds))
             search.close()
     owners.close()
 

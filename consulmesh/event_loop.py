@@ -6,16 +6,18 @@ until the pair is full, after some 300: then the thread blocks, and gRPC gets on
 ever after. At turns of 3 ms that is 200 calls a second of 2,700, and a wait of a second for each.
 """
 
+import asyncio
 import functools
 import socket
-from collections.abc import Callable
-from typing import Final, TypeVarTuple
+from collections.abc import Callable, Coroutine
+from typing import Final, TypeVar, TypeVarTuple
 
 import uvloop
 from grpc._cython.cygrpc import (  # type: ignore[import-not-found]  # the stubs leave it out
     PollerCompletionQueue,
 )
 
+_T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
 
 _MOST: Final = 4096  # octets, far more than fit into the pair
@@ -30,6 +32,12 @@ class EventLoop(uvloop.Loop):
             super().add_reader(fd, _all_but_one, fd, functools.partial(callback, *args))
         else:
             super().add_reader(fd, callback, *args)
+
+
+def run(main: Coroutine[object, object, _T]) -> _T:
+    """As `asyncio.run`, on an EventLoop."""
+    with asyncio.Runner(loop_factory=EventLoop) as runner:
+        return runner.run(main)
 
 
 def is_of_poller(callback: Callable[..., object]) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -12,13 +13,12 @@ from typing import Any, Final, Self
 import grpc
 import structlog
 
-from consulmesh import logs
+from consulmesh import event_loop, logs
 from consulmesh.announcement import Announcement
 from consulmesh.catalog import Catalog
 from consulmesh.channel import CHANNEL_OPTIONS, MeshChannel
 from consulmesh.config import LOG_LEVELS, ConfigError, MeshConfig
 from consulmesh.consul_api import ConsulApi
-from consulmesh.event_loop import EventLoop
 from consulmesh.garbage import collected_rarely
 from consulmesh.lifecycle import JobFailedError, drained_by_signals
 from consulmesh.member import Member
@@ -172,11 +172,12 @@ def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
     0 after an orderly end, 1 after an error, 2 when it was started wrongly.
     """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each connection is a descriptor
     level = os.environ.get("MESH_LOG_LEVEL", "").lower()
     logs.configure(level if level in LOG_LEVELS else "info")
     try:
-        with asyncio.Runner(loop_factory=EventLoop) as runner:
-            runner.run(main())
+        event_loop.run(main())
     except (ConfigError, SlotTakenError) as error:
         log.critical("cannot_start", reason=str(error))
         sys.exit(2)

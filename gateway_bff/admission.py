@@ -10,12 +10,13 @@ from dataclasses import replace
 from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import _TrustedHosts
 
 from consulmesh.admission import QueueTerms, StandingQueue
 from consulmesh.context import Criticality
 from consulmesh.errors import Overloaded
 from gateway_bff.problems import Problem
-from gateway_bff.quotas import REQUESTS, Quotas, of_address
+from gateway_bff.quotas import REQUESTS, Quotas, of_address, of_host
 from gateway_bff.settings import Settings
 from gateway_bff.telemetry import LoadMetrics
 
@@ -68,6 +69,31 @@ def _criticality(scope: Scope) -> Criticality:
     if scope["method"] in _SAFE and not path.startswith(_OF_BOOKINGS):
         return Criticality.SHEDDABLE
     return Criticality.CRITICAL
+
+
+class Held:
+    """The connections of each address; proxies that are trusted may have any number.
+
+    State: `_connections`, those that are open, by address.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._most = settings.connections
+        self._trusted = _TrustedHosts(settings.trusted_proxies)
+        self._connections: Counter[str] = Counter()
+
+    def take(self, host: str) -> bool:
+        """One more; whether it may stay. Whatever became of it, it is given back."""
+        client = of_host(host)
+        self._connections[client] += 1
+        return not self._most or self._connections[client] <= self._most or host in self._trusted
+
+    def give_back(self, host: str) -> None:
+        """It is closed."""
+        client = of_host(host)
+        self._connections[client] -= 1
+        if not self._connections[client]:
+            del self._connections[client]
 
 
 class PerAddress:

@@ -169,7 +169,7 @@ class Quotas:
 def of_address(scope: Scope) -> str:
     """The client as the address it comes from."""
     peer: Sequence[object] | None = scope.get("client")
-    return _network(str(peer[0])) if peer else ""
+    return of_host(str(peer[0])) if peer else ""
 
 
 def of_user(user: User) -> str:
@@ -178,8 +178,8 @@ def of_user(user: User) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _network(host: str) -> str:
-    """What one subscriber has: an IPv4 address, or a /64 of IPv6."""
+def of_host(host: str) -> str:
+    """The client at an address, as what one subscriber has: an IPv4 address, or a /64 of IPv6."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

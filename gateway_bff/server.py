@@ -19,7 +19,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from consulmesh import ConfigError
 from gateway_bff import security
-from gateway_bff.admission import RECEIVED
+from gateway_bff.admission import RECEIVED, Held
 from gateway_bff.problems import MEDIA_TYPE, Problem, invalid
 from gateway_bff.settings import Settings
 
@@ -60,6 +60,7 @@ def _bound(host: str, port: int) -> socket.socket:
 class _Config(uvicorn.Config):
     def __init__(self, app: ASGIApp, settings: Settings, grace: timedelta) -> None:
         self.settings = settings
+        self.held = Held(settings)
         super().__init__(
             app,
             http=_Protocol,
@@ -102,12 +103,18 @@ class _Protocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._in_body = False
         self._wrong: Problem | None = None
+        self._held: Held = self.config.held  # type: ignore[attr-defined]  # it is our _Config
+        self._peer = ""
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
         super().connection_made(transport)
         self._expect_head()
+        self._peer = self.client[0] if self.client else ""
+        if not self._held.take(self._peer):
+            transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._held.give_back(self._peer)
         self._head_is_here()
         super().connection_lost(exc)
 

@@ -60,6 +60,7 @@ class Settings:
     quota_store: str = MEMORY  # or the URL of a Redis or Valkey, for several gateways together
     queue: QueueTerms | None = field(default_factory=QueueTerms)  # None: nothing is shed
     at_once: int = 100  # requests of one address, streams too; 0 for any number
+    connections: int = 1_000  # of one address, trusted proxies aside; 0 for any number
     trusted_proxies: str = ""  # whose X-Forwarded-For is believed: addresses or networks
     cors_origins: Sequence[str] = ()  # whose scripts may ask, `*` for all
     hsts: str = ""  # Strict-Transport-Security of every answer, not only of those over TLS
@@ -74,7 +75,8 @@ class Settings:
             limits=_limits(environ.get("MESH_RATE_LIMITS", "").strip() or "{}"),
             quota_store=_store(environ.get("MESH_RATE_LIMIT_STORE", "").strip() or MEMORY),
             queue=Environment(environ).read("MESH_QUEUE_TARGET", queue_terms, QueueTerms()),
-            at_once=_at_once(environ.get("MESH_REQUESTS_AT_ONCE", "").strip() or "100"),
+            at_once=_count("MESH_REQUESTS_AT_ONCE", environ, 100),
+            connections=_count("MESH_CONNECTIONS", environ, 1_000),
             trusted_proxies=environ.get("MESH_TRUSTED_PROXIES", "").strip(),
             cors_origins=_origins(environ.get("MESH_CORS_ORIGINS", "")),
             hsts=_hsts(environ.get("MESH_HSTS", "").strip()),
@@ -112,9 +114,10 @@ def _store(text: str) -> str:
     return text
 
 
-def _at_once(text: str) -> int:
+def _count(variable: str, environ: Mapping[str, str], default: int) -> int:
+    text = environ.get(variable, "").strip() or str(default)
     if not text.isdecimal():
-        raise ConfigError(f"MESH_REQUESTS_AT_ONCE: {text!r} is not a number of requests")
+        raise ConfigError(f"{variable}: {text!r} is not a number")
     return int(text)
 
 

@@ -22,7 +22,7 @@ SERVICES = {
 DURABLE = {"schedule", "pricing", "booking"}  # those with a database of their own at DATABASE_URL
 GATEWAY = "gateway-bff"
 # On one machine every client has the same address, and load is what it is for.
-UNLIMITED = {"MESH_RATE_LIMITS": "off", "MESH_REQUESTS_AT_ONCE": "0"}
+UNLIMITED = {"MESH_RATE_LIMITS": "off", "MESH_REQUESTS_AT_ONCE": "0", "MESH_CONNECTIONS": "0"}
 ADS = "mesh-ads"
 CONSUL = "consul"
 POSTGRES = "postgres"
