@@ -21,7 +21,7 @@ from grpc import aio
 from consulmesh.calls import OwnedStreamStreamCall, OwnedStreamUnaryCall, OwnedUnaryStreamCall
 from consulmesh.metrics import RpcMetrics, rpc_metrics
 from consulmesh.outgoing import UNARY_TIMEOUT, Metadata, Outgoing, RouteTimeouts
-from consulmesh.throttling import throttles
+from consulmesh.throttling import RetryBudget, throttles
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
@@ -55,6 +55,7 @@ class MeshChannel(aio.Channel):
         self._route_timeouts = route_timeouts
         self._metrics = metrics or rpc_metrics()
         self._throttles = throttles()
+        self._retries = RetryBudget()
 
     def __repr__(self) -> str:
         return f"<MeshChannel {self._caller} -> {self._upstream}>"
@@ -108,6 +109,7 @@ class MeshChannel(aio.Channel):
             relay_token=self._relay_token,
             metrics=self._metrics.made(self._upstream, method.lstrip("/")),
             throttles=self._throttles,
+            retries=self._retries,
         )
 
 

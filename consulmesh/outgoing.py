@@ -13,8 +13,8 @@ from grpc import aio
 from consulmesh.context import CURRENT, ContextSource, Criticality
 from consulmesh.errors import Overloaded, Status
 from consulmesh.metrics import MethodMetrics
-from consulmesh.propagation import TIMEOUT, begin, inject
-from consulmesh.throttling import Throttle, Throttles
+from consulmesh.propagation import NO_RETRY, TIMEOUT, begin, inject
+from consulmesh.throttling import RetryBudget, Throttle, Throttles
 
 Metadata = aio.Metadata | Sequence[tuple[str, str | bytes]]
 RouteTimeouts = Callable[[str], float | None]
@@ -50,6 +50,7 @@ class Outgoing:
         "_method",
         "_metrics",
         "_relay_token",
+        "_retries",
         "_route_timeouts",
         "_throttles",
         "_upstream",
@@ -66,6 +67,7 @@ class Outgoing:
         relay_token: bool,
         metrics: MethodMetrics,
         throttles: Throttles,
+        retries: RetryBudget,
     ) -> None:
         self._method = method
         self._upstream = upstream
@@ -75,6 +77,7 @@ class Outgoing:
         self._relay_token = relay_token
         self._metrics = metrics
         self._throttles = throttles
+        self._retries = retries
 
     def prepare(
         self, timeout: float | None, metadata: Metadata | None
@@ -93,6 +96,8 @@ class Outgoing:
             if throttle is not None and throttle.refuses():
                 raise self._too_much()
             pairs += ((TIMEOUT, str(int(timeout * 1000))),)
+        if self._retries.empty:
+            pairs += ((NO_RETRY, "1"),)
         return timeout, _pairs(_merged(tuple(metadata), pairs) if metadata else pairs)
 
     def watch(self, call: aio.Call) -> None:
@@ -103,6 +108,7 @@ class Outgoing:
 
     def _ended(self, started: float, throttle: Throttle | None, call: aio.Call) -> None:
         code = _code(call)
+        self._retries.ended(failed=code is grpc.StatusCode.UNAVAILABLE)
         if throttle is not None:
             throttle.ended(refused=code is grpc.StatusCode.RESOURCE_EXHAUSTED)
         self._metrics.ended(code.name, time.perf_counter() - started)

@@ -22,6 +22,8 @@ AUTHORIZATION: Final = "authorization"
 INSTANCE: Final = "mesh-instance"
 TIMEOUT: Final = "mesh-timeout"
 """The call's timeout as its client sent it, in milliseconds."""
+NO_RETRY: Final = "mesh-no-retry"
+"""A call that carries it is tried once, by gRPC core's routes: the retry budget is empty."""
 _ATTEMPTS: Final = "grpc-previous-rpc-attempts"
 
 _BEARER: Final = "bearer "

@@ -1,7 +1,8 @@
-"""Client-side throttling: an upstream is not asked for what it would refuse because of its load.
+"""What a client spares an upstream that is in trouble: calls that it would refuse, and retries.
 
 A refusal costs a server of grpc.aio nearly as much as a small answer, so that an overload which is
-only refused there stays one. Source: "Site Reliability Engineering", ch. 21.
+only refused there stays one ("Site Reliability Engineering", ch. 21). Retries at each of three hops
+make 27 calls of one that fails; gRPC core counts them itself (gRFC A6) but not over xDS.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ _PER_ACCEPTED: Final = 2
 more would cost it more."""
 _ALLOWANCE: Final = 10
 """Refusals in both windows that change nothing: so few cost nobody anything."""
+_TOKENS: Final = 10
+_TOKEN_RATIO: Final = 0.1
 _WINDOW_SECONDS: Final = 2.0
 """Two of them are remembered."""
 
@@ -71,6 +74,32 @@ class Throttle:
             self._before = (0, 0) if gone else (self._ended, self._refused)
             self._ended = self._refused = 0
             self._ends = now + _WINDOW_SECONDS
+
+
+class RetryBudget:
+    """Whether calls to one upstream that fail may be tried again; gRFC A6's retryThrottling.
+
+    A call that failed after all takes a token, one that did not gives a tenth back: with more than
+    one failure in eleven there are no retries soon. State: the tokens.
+    """
+
+    __slots__ = ("_tokens",)
+
+    def __init__(self) -> None:
+        self._tokens = float(_TOKENS)
+
+    def __repr__(self) -> str:
+        return f"<RetryBudget tokens={self._tokens:.1f}>"
+
+    @property
+    def empty(self) -> bool:
+        """Whether half of the tokens are gone."""
+        return self._tokens <= _TOKENS / 2
+
+    def ended(self, *, failed: bool) -> None:
+        """A call is over, all its attempts."""
+        change = -1.0 if failed else _TOKEN_RATIO
+        self._tokens = min(float(_TOKENS), max(0.0, self._tokens + change))
 
 
 Throttles = Mapping[Criticality, Throttle]

@@ -5,11 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
+from consulmesh.propagation import NO_RETRY
 from consulmesh.xds.chain import Json, Warn
 from consulmesh.xds.messages import RetryPolicy, Route, RouteAction, RouteMatch
-
-NO_RETRY_HEADER: Final = "mesh-no-retry"
-"""A call that carries it is tried once: the caller's retry budget is empty."""
 
 ATTEMPTS: Final = 3
 RETRY_ON: Final = "unavailable,cancelled"
@@ -29,7 +27,7 @@ _BACK_OFF: Final = {
     "base_interval": timedelta(milliseconds=25),
     "max_interval": timedelta(milliseconds=250),
 }
-_ANY_VALUE: Final = {"name": NO_RETRY_HEADER, "present_match": True}
+_ANY_VALUE: Final = {"name": NO_RETRY, "present_match": True}
 
 
 def to_clusters(weights: Mapping[str, int]) -> Any:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections import Counter
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -11,11 +12,15 @@ import grpc
 import pytest
 
 from consulmesh.catalog import Upstream
+from consulmesh.channel import MeshChannel
 from consulmesh.xds import endpoints
 from consulmesh.xds.messages import Cluster, ResourceType, pack
 from consulmesh.xds.resources import Resources, resources
+from tests.chaos.figures import figure
 from tests.consulmesh.xds_world import (
     SERVICE,
+    Behaviour,
+    Echo,
     call,
     echoing,
     instance,
@@ -203,3 +208,74 @@ async def test_a_refused_resource_is_reported_and_calls_go_on(
     assert nack.type is ResourceType.CLUSTER
     assert "LB policy is not supported" in nack.detail
     assert answer == str(echo.port)
+
+
+async def test_retries_do_not_multiply_over_hops() -> None:
+    """When the last of three services fails always, it gets no more than 1.1 of the first calls.
+
+    With three attempts at each hop it would get 27 times as many.
+    """
+    calls = 400
+    async with AsyncExitStack() as stack:
+
+        async def hop(behaviour: Behaviour) -> tuple[Echo, MeshChannel]:
+            """One more service, and the way to it."""
+            mesh = await stack.enter_async_context(world())
+            echo = await stack.enter_async_context(echoing(behaviour))
+            channel = await stack.enter_async_context(mesh.channel())
+            mesh.catalog.show(upstream([instance(echo.port)], ServiceMeta=META))
+            return echo, MeshChannel(channel, upstream="echo", caller="test")
+
+        async def failing(context: Any, _attempt: int) -> None:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "always")
+
+        def asking(next_hop: MeshChannel) -> Behaviour:
+            async def behaviour(context: Any, _attempt: int) -> None:
+                try:
+                    await call(next_hop)
+                except grpc.aio.AioRpcError as error:
+                    await context.abort(error.code(), "as it said")
+
+            return behaviour
+
+        third, to_third = await hop(failing)
+        second, to_second = await hop(asking(to_third))
+        first, to_first = await hop(asking(to_second))
+        for _ in range(calls):
+            with pytest.raises(grpc.aio.AioRpcError):
+                await call(to_first)
+    figure("L5", f"{calls} calls over three hops that all fail: {len(third.calls)} at the last")
+
+    assert calls <= len(first.calls) <= 1.1 * calls
+    assert calls <= len(second.calls) <= 1.1 * calls
+    assert calls <= len(third.calls) <= 1.1 * calls
+
+
+async def test_retries_come_back_with_success() -> None:
+    """Once an upstream that failed for long answers again, calls to it are tried again."""
+    broken = True
+
+    async def flapping(context: Any, attempt: int) -> None:
+        if broken or attempt % 20 == 0:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "now and then")
+
+    async with world() as mesh, echoing(flapping) as echo, mesh.channel() as plain:
+        channel = MeshChannel(plain, upstream="echo", caller="test")
+        mesh.catalog.show(upstream([instance(echo.port)], ServiceMeta=META))
+        for _ in range(20):
+            with pytest.raises(grpc.aio.AioRpcError):
+                await call(channel)
+        broken = False
+        failures = [await failed(channel) for _ in range(400)]
+
+    assert any(failures[:50])
+    assert not any(failures[-50:])
+
+
+async def failed(channel: grpc.aio.Channel) -> bool:
+    """Whether a call failed."""
+    try:
+        await call(channel)
+    except grpc.aio.AioRpcError:
+        return True
+    return False
