@@ -36,7 +36,7 @@ class QueueTerms:
     fewer than `run` late calls behind it.
     """
 
-    target: timedelta = timedelta(milliseconds=100)
+    target: timedelta = timedelta(milliseconds=200)
     patience: timedelta = timedelta(milliseconds=100)
     run: int = 16
 
