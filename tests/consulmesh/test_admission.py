@@ -332,28 +332,30 @@ async def test_what_matters_most_is_served_under_any_load(stub: EchoStub) -> Non
     assert outcomes[1] == [None] * BURST
 
 
-async def test_health_and_watches_are_admitted_under_any_load(stub: EchoStub) -> None:
+async def test_health_and_watches_are_admitted_under_any_load(upstream: Upstream) -> None:
     """A busy server is not taken for a dead one; a stream without end is no work that waits."""
-    shed = called(stub.Unary, Criticality.SHEDDABLE)
-    check = called(
-        lambda _: health_pb2_grpc.HealthStub(stub.channel).Check(
-            health_pb2.HealthCheckRequest(service=SERVICE)
-        ),
-        Criticality.SHEDDABLE,
-        times=1,
-    )[0]
-    watches = called(stub.Spread, Criticality.SHEDDABLE, times=3)
-    bounded = called(stub.Spread, Criticality.SHEDDABLE, times=1, timeout=5)[0]
-    outcome = await statuses(shed)
-    answer = await check
-    seen = [await watch.read() for watch in watches]
-    with pytest.raises(aio.AioRpcError) as caught:
-        await bounded.read()
+    admission = QueueAdmission(NOW_OR_NEVER)
+    for _ in range(NOW_OR_NEVER.run):
+        admission.admit("a.Service/Method", incoming(4.0, Criticality.CRITICAL_PLUS))
+    how = {"metadata": ((CRITICALITY, "sheddable"),)}  # who does not say is late as the one before
+    async with (
+        running(upstream.add_to, admission=admission) as (_, port),
+        aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        plain = EchoStub(channel)
+        answer = await health_pb2_grpc.HealthStub(channel).Check(
+            health_pb2.HealthCheckRequest(service=SERVICE), **how
+        )
+        seen = await plain.Spread(text("watch"), **how).read()
+        bounded = plain.Spread(text("stream"), timeout=30, **how)
+        with pytest.raises(aio.AioRpcError) as caught:
+            await bounded.read()
+        (shed,) = await statuses([plain.Unary(text("call"), **how)])
 
-    assert any(outcome)
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
-    assert seen == [text("sheddable")] * 3
+    assert seen == text("watch")
     assert Status.of(caught.value).reason == "OVERLOADED"  # a stream with an end is a call
+    assert shed is not None
 
 
 async def test_a_server_serves_again_when_the_queue_is_gone(port: int, stub: EchoStub) -> None:
