@@ -13,7 +13,7 @@ from grpc import aio
 from consulmesh.context import CURRENT, ContextSource, Criticality
 from consulmesh.errors import Overloaded, Status
 from consulmesh.metrics import MethodMetrics
-from consulmesh.propagation import NO_RETRY, TIMEOUT, begin, inject
+from consulmesh.propagation import NO_RETRY, TIMEOUT, begin, inject, sendable
 from consulmesh.throttling import RetryBudget, Throttle, Throttles
 
 Metadata = aio.Metadata | Sequence[tuple[str, str | bytes]]
@@ -95,7 +95,10 @@ class Outgoing:
             throttle = self._throttle(source)
             if throttle is not None and throttle.refuses():
                 raise self._too_much()
-            pairs += ((TIMEOUT, str(int(timeout * 1000))),)
+            milliseconds = sendable(timeout)
+            if timeout >= 1:  # below, nothing was moved
+                timeout = milliseconds / 1000
+            pairs += ((TIMEOUT, str(milliseconds)),)
         if self._retries.empty:
             pairs += ((NO_RETRY, "1"),)
         return timeout, _pairs(_merged(tuple(metadata), pairs) if metadata else pairs)

@@ -28,8 +28,9 @@ _ATTEMPTS: Final = "grpc-previous-rpc-attempts"
 
 _BEARER: Final = "bearer "
 _LONGEST_ID: Final = 128
-_MILLISECONDS: Final = re.compile("[0-9]{1,9}")
+_MILLISECONDS: Final = re.compile("[0-9]{1,6}")  # beyond, gRPC core sends minutes and hours
 _STEPS: Final = ((1_000, 1), (10_000, 10), (100_000, 100))
+_EDGE: Final = 3  # milliseconds, more than gRPC core's clock may add to a timeout
 _CRITICALITIES: Final = {criticality.value: criticality for criticality in Criticality}
 
 
@@ -73,12 +74,31 @@ class Incoming:
         return self._context
 
 
+def sendable(timeout: float) -> int:
+    """A timeout in milliseconds, not longer, of which is known what gRPC core will send.
+
+    Core adds up to a millisecond and rounds up, and some time passes before: 10 s would be sent as
+    10.1 s, or as 10 s. So what is near the edge of a step is moved to where one step is certain.
+    """
+    milliseconds = int(timeout * 1000)
+    step = _step(milliseconds)
+    beyond = milliseconds % step
+    if step == 1 or _EDGE < beyond <= step - _EDGE:
+        return milliseconds
+    return milliseconds - beyond - _EDGE + (step if beyond > _EDGE else 0)
+
+
 def _on_the_wire(milliseconds: int) -> int:
     """What gRPC core makes of a timeout: it rounds up to hundredths, as the time is a header."""
+    step = _step(milliseconds)
+    return -(-milliseconds // step) * step
+
+
+def _step(milliseconds: int) -> int:
     for limit, step in _STEPS:
         if milliseconds < limit:
-            return -(-milliseconds // step) * step
-    return -(-milliseconds // 1000) * 1000
+            return step
+    return 1000
 
 
 def extract(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from consulmesh.admission import QueueTerms
 from consulmesh.config import ConfigError, MeshConfig
 
 
@@ -33,6 +34,7 @@ def test_every_variable_is_read() -> None:
             "MESH_CHECK_INTERVAL": "500ms",
             "MESH_DRAIN_GRACE": "1.5",
             "MESH_WEIGHT": "10",
+            "MESH_QUEUE_TARGET": "20ms",
             "MESH_LOG_LEVEL": "DEBUG",
         },
         version="1.2.3",
@@ -51,6 +53,7 @@ def test_every_variable_is_read() -> None:
         check_interval=timedelta(milliseconds=500),
         drain_grace=timedelta(seconds=1.5),
         weight=10,
+        queue=QueueTerms(target=timedelta(milliseconds=20)),
         log_level="debug",
     )
 
@@ -87,6 +90,8 @@ def test_consul_is_an_address_or_a_url(text: str, url: str) -> None:
         ("MESH_CHECK_INTERVAL", "1 fortnight"),
         ("MESH_CHECK_INTERVAL", "0s"),
         ("MESH_WEIGHT", "0"),
+        ("MESH_QUEUE_TARGET", "soon"),
+        ("MESH_QUEUE_TARGET", "0ms"),
         ("MESH_LOG_LEVEL", "loud"),
     ],
 )
@@ -100,6 +105,13 @@ def test_a_wildcard_must_be_told_what_to_advertise() -> None:
     """Nobody can call 0.0.0.0."""
     with pytest.raises(ConfigError, match="MESH_ADVERTISE_HOST"):
         MeshConfig.from_env({"MESH_HOST": "0.0.0.0"}, version="1")  # noqa: S104 - nothing is bound
+
+
+def test_shedding_can_be_off() -> None:
+    """Then a server of this process refuses nothing because of its load."""
+    config = MeshConfig.from_env({"MESH_QUEUE_TARGET": "off"}, version="1")
+
+    assert config.queue is None
 
 
 def test_the_token_is_not_shown() -> None:

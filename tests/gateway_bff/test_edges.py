@@ -2,7 +2,7 @@ import asyncio
 import io
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -21,6 +21,7 @@ from gateway_bff.upstreams import Upstreams
 from tests.gateway_bff import examples
 from tests.gateway_bff.conftest import SETTINGS, Gateway
 from tests.gateway_bff.fakes import Fakes, refusal
+from tests.gateway_bff.test_search import QUERY
 
 AIRPORTS = "/v1/airports?q=jfk"
 JSON = {"Content-Type": "application/json"}
@@ -113,6 +114,33 @@ async def test_a_client_cannot_make_itself_important(airports: Gateway) -> None:
 
     assert context.criticality is Criticality.SHEDDABLE_PLUS
     assert context.caller == "gateway-bff"
+
+
+@pytest.mark.parametrize(
+    ("path", "service", "method", "criticality"),
+    [
+        ("/v1/itineraries", "search", "SearchItineraries", Criticality.SHEDDABLE),
+        (f"/v1/flights/{examples.FLIGHT}", "schedule", "GetFlight", Criticality.SHEDDABLE_PLUS),
+        (f"/v1/quotes/{examples.QUOTE}", "pricing", "GetQuote", Criticality.CRITICAL),
+        ("/v1/bookings", "booking", "ListBookings", Criticality.CRITICAL),
+    ],
+)
+async def test_a_search_matters_less_than_a_booking(
+    gateway: Gateway,
+    bearer: Callable[..., dict[str, str]],
+    path: str,
+    service: str,
+    method: str,
+    criticality: Criticality,
+) -> None:
+    """Services that must refuse some calls are told by what their users are about to do."""
+    upstream = getattr(gateway.fakes, service)
+    upstream.answers[method] = refusal(grpc.StatusCode.NOT_FOUND, "NOTHING")
+    params = QUERY if service == "search" else {}
+    async with gateway.client.get(path, params=params, headers=bearer()) as response:
+        await response.read()
+
+    assert {context.criticality for context in upstream.contexts} == {criticality}
 
 
 async def test_a_problem_names_its_trace(gateway: Gateway) -> None:
