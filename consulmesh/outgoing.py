@@ -96,8 +96,7 @@ class Outgoing:
             if throttle is not None and throttle.refuses():
                 raise self._too_much()
             milliseconds = sendable(timeout)
-            if timeout >= 1:  # below, nothing was moved
-                timeout = milliseconds / 1000
+            timeout = milliseconds / 1000 or timeout
             pairs += ((TIMEOUT, str(milliseconds)),)
         if self._retries.empty:
             pairs += ((NO_RETRY, "1"),)

@@ -81,9 +81,11 @@ def sendable(timeout: float) -> int:
     10.1 s, or as 10 s. So what is near the edge of a step is moved to where one step is certain.
     """
     milliseconds = int(timeout * 1000)
-    step = _step(milliseconds)
+    if milliseconds <= _STEPS[0][0] - _EDGE:  # sent as it is
+        return milliseconds
+    step = max(_step(milliseconds), _STEPS[1][1])
     beyond = milliseconds % step
-    if step == 1 or _EDGE < beyond <= step - _EDGE:
+    if _EDGE < beyond <= step - _EDGE:
         return milliseconds
     return milliseconds - beyond - _EDGE + (step if beyond > _EDGE else 0)
 

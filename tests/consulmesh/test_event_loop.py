@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from consulmesh.event_loop import EventLoop, is_of_poller
+from tests.consulmesh.busy_loop import MANY
 
 
 async def said(loop: str) -> dict[str, Any]:
@@ -38,7 +39,7 @@ async def test_uvloop_alone_falls_behind_grpcs_completions() -> None:
     seen = await said("plain")
 
     assert seen["sockets"] == 1
-    assert seen["unread"] >= 128
+    assert seen["unread"] > MANY
 
 
 async def test_processes_of_the_mesh_run_on_it() -> None:

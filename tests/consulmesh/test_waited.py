@@ -173,6 +173,7 @@ def test_a_timeout_is_moved_away_from_the_edges_of_steps(seconds: float) -> None
     sent = _on_the_wire(moved)
 
     assert seconds * 1000 * 0.993 - 1 < moved <= seconds * 1000
+    assert moved not in (998, 999)  # a millisecond more may be sent as 1.01 s
     assert moved < 1000 or {_on_the_wire(moved + more) for more in (-3, 3)} <= {sent}
 
 
