@@ -62,7 +62,7 @@ def _of_a_step(terms: QueueTerms) -> QueueTerms:
 
 
 def _criticality(scope: Scope) -> Criticality:
-    """As the routes have it in the end, of which nothing is known yet."""
+    """Near what the route has, of which nothing is known yet: reading is the first to go."""
     path: str = scope["path"]
     if not path.startswith(_PUBLIC):
         return Criticality.CRITICAL_PLUS
