@@ -13,13 +13,15 @@ import argparse
 import asyncio
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from typing import Any, Final
 
 import orjson
 
+from bench.overhead import Child
 from bench.rest import popular
 from bench.steady import load, summary
 from bench.subject import Subject
@@ -109,17 +111,18 @@ ABUSES: Final[dict[str, tuple[int, Callable[[Abuser], Awaitable[None]]]]] = {
 }
 
 
-@asynccontextmanager
-async def abused(abuser: Abuser, name: str) -> AsyncIterator[None]:
-    """Somebody misbehaves for the block."""
+async def run_abuser(parent: Connection, port: int, name: str) -> None:
+    """The process of the one that misbehaves, until it is told to end; says what it got."""
+    abuser = Abuser(port)
     count, act = ABUSES[name]
     tasks = [asyncio.create_task(_quiet(act(abuser))) for _ in range(count)]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    parent.send("begun")
+    await asyncio.to_thread(parent.recv)
+    parent.send(abuser.got)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.to_thread(parent.recv)
 
 
 async def _quiet(act: Awaitable[None]) -> None:
@@ -131,14 +134,16 @@ async def measure(subject: Subject, seconds: float) -> None:
     """One after the other, and print."""
     calm = math.nan
     for name in ABUSES:
-        abuser = Abuser(subject.settings.ports.gateway)
-        async with abused(abuser, name):
+        abuser = Child(run_abuser, subject.settings.ports.gateway, name)
+        try:
             async with load(subject.http, subject.settings.gateway_url, OTHERS) as calls:
                 await asyncio.sleep(seconds)
-            others = summary(calls)
+            others, gotten = summary(calls), await asyncio.to_thread(abuser.ask, "end")
+        finally:
+            abuser.close()
         p99 = others.percentile(0.99)
         calm = p99 if math.isnan(calm) else calm
-        got = ", ".join(f"{what}: {count:,}" for what, count in sorted(abuser.got.items()))
+        got = ", ".join(f"{what}: {count:,}" for what, count in sorted(gotten.items()))
         print(
             f"{name}: {others}; p99 {p99 / calm:.1f} x; the other got {got or 'nothing'}",
             flush=True,

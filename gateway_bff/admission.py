@@ -4,6 +4,7 @@ Pure ASGI, before anything of a request is looked at but its method and path. Wh
 has cost neither a token's signature nor a call.
 """
 
+import asyncio
 import time
 from collections import Counter
 from dataclasses import replace
@@ -99,6 +100,9 @@ class Held:
 class PerAddress:
     """ASGI middleware.
 
+    Who is above the limit of requests waits for that answer: a client that asks again at once would
+    get thousands a second, each of which costs the others. Those who wait count as being served.
+
     State: `_at_once`, the requests that are being served, streams too, by address.
     """
 
@@ -106,6 +110,7 @@ class PerAddress:
         self._app = app
         self._quotas = quotas
         self._most = settings.at_once
+        self._pause = settings.refusal_pause.total_seconds()
         self._at_once: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -116,19 +121,22 @@ class PerAddress:
         client = of_address(scope)
         self._at_once[client] += 1  # before anything is awaited, or many would find room at once
         try:
-            try:
-                self._check(client)
-                await self._quotas.charge(REQUESTS, client, scope)
-            except Problem as problem:
-                await problem.response(scope["path"])(scope, receive, send)
-            else:
+            if (refusal := await self._refusal(client, scope)) is None:
                 await self._app(scope, receive, send)
+            else:
+                await refusal.response(scope["path"])(scope, receive, send)
         finally:
             self._at_once[client] -= 1
             if not self._at_once[client]:
                 del self._at_once[client]
 
-    def _check(self, client: str) -> None:
+    async def _refusal(self, client: str, scope: Scope) -> Problem | None:
         if self._most and self._at_once[client] > self._most:
             detail = f"At most {self._most} requests at once, streams too."
-            raise self._quotas.refusal(AT_ONCE, _RETRY_AFTER, detail)
+            return self._quotas.refusal(AT_ONCE, _RETRY_AFTER, detail)
+        try:
+            await self._quotas.charge(REQUESTS, client, scope)
+        except Problem as problem:
+            await asyncio.sleep(self._pause)
+            return problem
+        return None

@@ -60,6 +60,7 @@ class Settings:
     quota_store: str = MEMORY  # or the URL of a Redis or Valkey, for several gateways together
     queue: QueueTerms | None = field(default_factory=QueueTerms)  # None: nothing is shed
     at_once: int = 100  # requests of one address, streams too; 0 for any number
+    refusal_pause: timedelta = timedelta(milliseconds=250)  # before an address is told it is above
     connections: int = 1_000  # of one address, trusted proxies aside; 0 for any number
     trusted_proxies: str = ""  # whose X-Forwarded-For is believed: addresses or networks
     cors_origins: Sequence[str] = ()  # whose scripts may ask, `*` for all

@@ -37,6 +37,7 @@ SETTINGS = Settings(
     compose=timedelta(milliseconds=200),
     limits={},
     at_once=0,
+    refusal_pause=timedelta(0),
 )
 
 

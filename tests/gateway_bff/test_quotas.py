@@ -1,5 +1,6 @@
 import asyncio
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -91,6 +92,30 @@ async def test_too_many_requests_of_an_address_are_refused(limited: Callable[...
     assert 1 <= int(answers[-1].headers["Retry-After"]) <= 1200
     assert len(gateway.fakes.search.requests) == 4
     assert other.status == 200
+
+
+async def test_who_is_above_the_limit_waits_for_that_answer(limited: Callable[..., Any]) -> None:
+    """A client that asks again at once gets few of them; one that asks for more at once gets none.
+
+    Those who wait count as being served, others are answered meanwhile.
+    """
+    pause = timedelta(seconds=0.2)
+    gateway = await limited(limits=THREE, refusal_pause=pause, at_once=2)
+    for _ in range(3):
+        await asked(gateway.client)
+    began = time.monotonic()
+    waiting = [asyncio.create_task(asked(gateway.client)) for _ in range(2)]
+    async with elsewhere(gateway, "127.0.0.2") as client:
+        other = await asked(client)
+    answers = [await each for each in waiting]
+    took = time.monotonic() - began
+    three = [asyncio.create_task(asked(gateway.client)) for _ in range(3)]
+    policies = sorted([(await (await each).json())["violated_policies"][0] for each in three])
+
+    assert [answer.status for answer in answers] == [429, 429]
+    assert took >= pause.total_seconds()
+    assert other.status == 200
+    assert policies == ["at_once", "requests", "requests"]
 
 
 async def test_after_a_burst_there_is_the_rate(limited: Callable[..., Any]) -> None:
