@@ -194,20 +194,29 @@ async def load(stub: Stub, callers: int) -> tuple[int, float, float, float]:
     return len(took), seconds, cpu, statistics.median(took)
 
 
-def in_process(role: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
-    """What a child process does: the role, with its log in a file."""
-    with tempfile.TemporaryFile() as log:
+def in_process(
+    loop: Callable[[], asyncio.AbstractEventLoop],
+    role: Callable[..., Coroutine[Any, Any, None]],
+    *args: Any,
+) -> None:
+    """What a child process does: the role on a loop of its own, with its log in a file."""
+    with tempfile.TemporaryFile() as log, asyncio.Runner(loop_factory=loop) as runner:
         logs.configure(descriptor=log.fileno())
-        uvloop.run(role(*args))
+        runner.run(role(*args))
         logs.close()
 
 
 class Child:
     """A process that is asked and answers."""
 
-    def __init__(self, role: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
+    def __init__(
+        self,
+        role: Callable[..., Coroutine[Any, Any, None]],
+        *args: object,
+        loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop,
+    ) -> None:
         self._pipe, theirs = _spawn.Pipe()
-        self._process = _spawn.Process(target=in_process, args=(role, theirs, *args))
+        self._process = _spawn.Process(target=in_process, args=(loop, role, theirs, *args))
         self._process.start()
         theirs.close()  # so that its death ends our waiting
         self.said = self._pipe.recv()
