@@ -31,9 +31,10 @@ import uvloop
 from google.protobuf.wrappers_pb2 import StringValue
 from grpc import aio
 
-from consulmesh import event_loop, logs
+from consulmesh import logs
 from consulmesh.channel import CHANNEL_OPTIONS, MeshChannel
 from consulmesh.config import MeshConfig
+from consulmesh.event_loop import EventLoop
 from consulmesh.mesh import Mesh
 from consulmesh.server import SERVER_OPTIONS, MeshServer
 from consulmesh.testing import FakeConsul
@@ -194,21 +195,29 @@ async def load(stub: Stub, callers: int) -> tuple[int, float, float, float]:
     return len(took), seconds, cpu, statistics.median(took)
 
 
-def in_process(role: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
-    """What a child process does: the role, with its log in a file."""
-    with tempfile.TemporaryFile() as log:
+def in_process(
+    loop: Callable[[], asyncio.AbstractEventLoop],
+    role: Callable[..., Coroutine[Any, Any, None]],
+    *args: Any,
+) -> None:
+    """What a child process does: the role on a loop of its own, with its log in a file."""
+    with tempfile.TemporaryFile() as log, asyncio.Runner(loop_factory=loop) as runner:
         logs.configure(descriptor=log.fileno())
-        run = uvloop.run if "bare" in args else event_loop.run  # as it comes, and as a mesh has it
-        run(role(*args))
+        runner.run(role(*args))
         logs.close()
 
 
 class Child:
     """A process that is asked and answers."""
 
-    def __init__(self, role: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
+    def __init__(
+        self,
+        role: Callable[..., Coroutine[Any, Any, None]],
+        *args: object,
+        loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop,
+    ) -> None:
         self._pipe, theirs = _spawn.Pipe()
-        self._process = _spawn.Process(target=in_process, args=(role, theirs, *args))
+        self._process = _spawn.Process(target=in_process, args=(loop, role, theirs, *args))
         self._process.start()
         theirs.close()  # so that its death ends our waiting
         self.said = self._pipe.recv()
@@ -233,8 +242,9 @@ class Pair:
     """The server and the client of a variant."""
 
     def __init__(self, variant: str, consul: str) -> None:
-        self._server = Child(run_server, variant, consul)
-        self._client = Child(run_client, variant, consul, self._server.said)
+        loop = uvloop.new_event_loop if variant == "bare" else EventLoop
+        self._server = Child(run_server, variant, consul, loop=loop)
+        self._client = Child(run_client, variant, consul, self._server.said, loop=loop)
 
     def round(self, callers: int) -> Round:
         """One round of so many callers."""

@@ -159,7 +159,7 @@ class Answers:
         known = self._known.get(question)
         if known is None:  # so many other questions were asked meanwhile
             return False
-        positions = {each.source: each.cursor for each in response.positions}
+        positions = {each.source: _copy(each.cursor) for each in response.positions}
         for source, cursor in positions.items():
             known.answered[source] = _newer(known.answered.get(source), cursor)
         if not (response.origins and response.destinations):  # of an older search
@@ -248,6 +248,11 @@ class Answers:
             self._drop(question)
             for source, cursor in self._known.pop(question).answered.items():
                 self._forgotten[source] = _newer(self._forgotten.get(source), cursor)
+
+
+def _copy(cursor: Cursor) -> Cursor:
+    """The same on its own: a part of a message holds on to the memory of the whole message."""
+    return Cursor(epoch=cursor.epoch, seq=cursor.seq)
 
 
 def _newer(one: Cursor | None, other: Cursor) -> Cursor:

@@ -5,6 +5,7 @@ from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from typing import Any, Final
 
+import psutil
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -318,3 +319,21 @@ def test_an_answer_with_two_stops_is_not_kept() -> None:
 
     assert not kept
     assert world.give()
+
+
+def test_a_question_does_not_hold_on_to_the_message_of_its_answer() -> None:
+    """Of 200 answers of a megabyte, what stays is what is kept of them."""
+    world = World(most_bytes=1)
+    page = response(10, 10)
+    page.next_page_token = "x" * 1_000_000
+    wire = page.SerializeToString()
+    process = psutil.Process()
+
+    before = process.memory_info().rss
+    for number in range(200):
+        question = QUESTION._replace(page_token=str(number))
+        world.answers.needed(question)
+        world.answers.given(question, pb.SearchItinerariesResponse.FromString(wire), b"{}", "")
+    grown = process.memory_info().rss - before
+
+    assert grown < 100_000_000
