@@ -1,6 +1,7 @@
 """What others notice of a client that misbehaves: X5.
 
-    MESH_RATE_LIMITS='{}' MESH_REQUESTS_AT_ONCE=100 make up && python -m bench.abuse
+    MESH_RATE_LIMITS='{}' MESH_REQUESTS_AT_ONCE=100 MESH_CONNECTIONS=1000 make up
+    python -m bench.abuse
 
 Searches go on at 15 a second from 127.0.0.1, each answer checked, while somebody at 127.0.0.2 does
 one thing after the other for some seconds: holds ten thousand idle connections, sends headers an
