@@ -19,6 +19,7 @@ from urllib.parse import SplitResult, urlsplit
 import aiohttp
 import structlog
 from jwt import PyJWK
+from prometheus_client import Gauge
 
 from consulmesh.errors import Unavailable
 from consulmesh.keys import KeySet, names, read_keys
@@ -27,6 +28,12 @@ _LARGEST: Final = 256 * 1024  # bytes of a document; sets of providers have a fe
 _WELL_KNOWN: Final = "/.well-known/openid-configuration"
 # One that is packed could grow without bounds while it is unpacked.
 _HEADERS: Final = {"Accept": "application/json", "Accept-Encoding": "identity"}
+
+_READ: Final = Gauge(
+    "oidc_keys_read_timestamp_seconds",
+    "When the provider last gave its keys; the last good ones count for as long as it does not.",
+    ("issuer",),
+)
 
 _log = structlog.get_logger()
 
@@ -145,6 +152,7 @@ class OidcKeys:
             say("oidc_keys_read", issuer=self._issuer, keys=known)
         self._keys = keys
         self._failures = 0
+        _READ.labels(self._issuer).set_to_current_time()
 
     def _failed(self, error: Exception) -> None:
         self._failures += 1

@@ -1,6 +1,7 @@
 import asyncio
 import json
 import math
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -13,6 +14,7 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from consulmesh import ConfigError
@@ -166,22 +168,34 @@ async def test_what_no_key_could_make_good_is_refused_without_keys() -> None:
     assert reasons == ["TOKEN_MISSING", "TOKEN_INVALID", "TOKEN_INVALID"]
 
 
+def last_read(provider: OidcProvider) -> float:
+    """When its keys were last read, as the metric has it."""
+    labels = {"issuer": provider.issuer}
+    return REGISTRY.get_sample_value("oidc_keys_read_timestamp_seconds", labels) or 0.0
+
+
 async def test_a_provider_that_goes_away_is_not_missed() -> None:
-    """The last good keys count, new ones wait for its return; the log says both once."""
+    """The last good keys count, new ones wait for its return; the log says both once.
+
+    Since when they are all there is, is a metric.
+    """
     provider = OidcProvider()
     async with verifying(provider, SOON) as verifier:
         async with provider.running():
             before = await verifier.verify(provider.sign("ann"))
+        read = last_read(provider)
         old, new = provider.keys[0], provider.rotate()
         with capture_logs() as logs:
             unknown = await refused(verifier, provider.sign("cy", new))
             during = await verifier.verify(provider.sign("bo", old))
+            still = last_read(provider)
             async with provider.running():
                 await provider.asked_for_keys(provider.asked["jwks"] + 2)
                 after = await verifier.verify(provider.sign("cy", new))
 
     assert [before.subject, during.subject, after.subject] == ["ann", "bo", "cy"]
     assert unknown == "TOKEN_INVALID"
+    assert read == still < last_read(provider) <= time.time()
     assert [line["event"] for line in logs] == ["oidc_keys_not_read", "oidc_keys_read"]
 
 

@@ -55,6 +55,12 @@ def refusals(made: Throttle, calls: int) -> int:
     return sum(made.refuses() for _ in range(calls))
 
 
+def test_a_few_refusals_change_nothing() -> None:
+    """Up to ten in a few seconds, though nothing was accepted: so few cost nobody anything."""
+    assert not throttle([True] * 10).refuses()
+    assert throttle([True] * 11).refuses()
+
+
 def test_who_is_never_refused_is_always_asked() -> None:
     """And so is who was never asked."""
     assert not throttle().refuses()
