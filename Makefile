@@ -50,7 +50,7 @@ grpcurl: $(RUNTIME) ## Run the pinned grpcurl as a client of the mesh (ARGS='-pl
 test: $(DEV) ## Run the tests, on a real Consul (ARGS='-k saga': only those)
 	@$(WITH_TOOLS) $(BIN)/python -m pytest $(ARGS)
 
-chaos: $(DEV) ## Run the fault rows at the sizes of the scoreboard, on a real Consul: hours (ARGS='-k streams': only those)
+chaos: $(DEV) ## Run the fault rows at the sizes of the scoreboard, on a real Consul: hours (ARGS='-k streams': only those; FLIGHTMESH_CHAOS_SHARE=0.1: a tenth of the longest)
 	@FLIGHTMESH_CHAOS=long $(WITH_TOOLS) $(BIN)/python -m pytest tests/chaos tests/simulation $(ARGS)
 
 check: $(DEV) ## Format, lint, types, import contracts, protos, generated files, compose file

@@ -10,6 +10,9 @@ from typing import Final
 LONG: Final = os.environ.get("FLIGHTMESH_CHAOS") == "long"
 """Whether the rows have the scoreboard's sizes."""
 
+SHARE: Final = float(os.environ.get("FLIGHTMESH_CHAOS_SHARE", "1"))
+"""How much of the scoreboard's size the rows that take hours have: 0.1 for a tenth."""
+
 _told: list[str] = []
 
 

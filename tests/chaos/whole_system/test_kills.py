@@ -6,11 +6,11 @@ from typing import Final
 
 import pytest
 
-from tests.chaos.figures import LONG, at_most, figure
+from tests.chaos.figures import LONG, SHARE, at_most, figure
 from tests.chaos.whole_system.system import WholeSystem
 
-KILLS: Final = 300 if LONG else 5
-BOOKINGS: Final = 50_000 if LONG else 0
+KILLS: Final = round(300 * SHARE) if LONG else 5
+BOOKINGS: Final = round(50_000 * SHARE) if LONG else 0
 # A short run is too few calls, on a machine that others may use, to say anything of a rate.
 RAW_ERRORS: Final = 0.01 if LONG else 1.0
 RETRIED_ERRORS: Final = 0.001 if LONG else 1.0
