@@ -17,7 +17,8 @@ from typing import Final
 from unittest.mock import patch
 
 from booking.timetable import SparseInbox
-from consulmesh import context
+from consulmesh import context, outgoing
+from consulmesh.throttling import Throttle
 from eventstream import Feed, Follower
 from tests.simulation.loop import VirtualLoop
 
@@ -62,6 +63,10 @@ def sealed(loop: VirtualLoop, chance: random.Random) -> Iterator[None]:
         for method, name in _DEFAULTS:
             stack.enter_context(patch.dict(method.__kwdefaults__, clock=replaced[name]))
         stack.enter_context(patch.object(SparseInbox.__init__, "__defaults__", (loop.time,)))
+        own = (loop.time, random.random)
+        stack.enter_context(patch.object(Throttle.__init__, "__defaults__", own))
+        # no gRPC core rounds timeouts here
+        stack.enter_context(patch.object(outgoing, "sendable", lambda timeout: timeout * 1000))
         for module in _READING_THE_CLOCK:
             stack.enter_context(patch.object(import_module(module), "datetime", Now))
         stack.enter_context(_seeded(chance))
