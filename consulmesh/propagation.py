@@ -1,10 +1,10 @@
 """The context of a call as gRPC metadata: `extract` on the server, `inject` on the client.
 
 The deadline is not among it: gRPC carries that itself (`grpc-timeout`), but hides it, so that the
-time from which it counts is said once more. What the receiver would
-assume anyway is not sent: the request id of a call is that of its trace, and its criticality is
-"critical", unless it says otherwise. What a peer sends is untrusted: values that are not
-well-formed are replaced, never refused.
+timeout as it was sent is said once more. What the receiver would assume anyway is not sent: the
+request id of a call is that of its trace, and its criticality is "critical", unless it says
+otherwise. What a peer sends is untrusted: values that are not well-formed are replaced, never
+refused.
 """
 
 import re
