@@ -15,6 +15,7 @@ from typing import Self, TypeVar
 from urllib.parse import urlsplit
 
 from consulmesh.admission import QueueTerms
+from consulmesh.instances import Locality
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -36,7 +37,7 @@ class MeshConfig:
     `instance_id` is None where the next free slot decides. `advertise_host` is an IP literal
     (gRPC core's endpoints are addresses, not names) and None where `host` itself is reachable.
     `metrics_port` 0 takes any free port, None serves no metrics. `queue` says when a server sheds
-    calls; with None it never does.
+    calls; with None it never does. With a `locality` instances near it are called first.
     """
 
     version: str
@@ -51,6 +52,7 @@ class MeshConfig:
     check_interval: timedelta = timedelta(seconds=1)
     drain_grace: timedelta = timedelta(seconds=10)
     weight: int = 1
+    locality: Locality | None = None
     queue: QueueTerms | None = field(default_factory=QueueTerms)
     log_level: str = "info"
     isolated: bool = False
@@ -78,6 +80,7 @@ class MeshConfig:
             check_interval=env.read("MESH_CHECK_INTERVAL", duration, timedelta(seconds=1)),
             drain_grace=env.read("MESH_DRAIN_GRACE", duration, timedelta(seconds=10)),
             weight=env.read("MESH_WEIGHT", _weight, 1),
+            locality=env.read("MESH_LOCALITY", locality, None),
             queue=env.read("MESH_QUEUE_TARGET", queue_terms, QueueTerms()),
             log_level=env.read("MESH_LOG_LEVEL", _log_level, "info"),
         )
@@ -159,6 +162,14 @@ def duration(text: str) -> timedelta:
     if not (seconds := float(match[1]) * UNITS[match[2] or "s"]):
         raise ValueError(f"{text!r} is no time at all")
     return timedelta(seconds=seconds)
+
+
+def locality(text: str) -> Locality:
+    """The place of `region/zone`, or of `region` alone; raises ValueError."""
+    region, slash, zone = text.partition("/")
+    if not region or (slash and not zone) or "/" in zone:
+        raise ValueError(f"{text!r} is neither region nor region/zone")
+    return Locality(region=region, zone=zone)
 
 
 def queue_terms(text: str) -> QueueTerms | None:

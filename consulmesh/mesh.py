@@ -115,7 +115,7 @@ class Mesh(Member):
                 ConsulApi(config.consul_url, config.consul_token)
             )
             catalog = await stack.enter_async_context(Catalog(consul, service))
-            directory = Directory(catalog)
+            directory = Directory(catalog, config.locality)
             ads = AdsServicer(directory)
             ads_port = await stack.enter_async_context(_serving(ads))
             xds = bootstrap(f"127.0.0.1:{ads_port}", node=slot.instance_id)
@@ -163,6 +163,7 @@ class Mesh(Member):
             check=check,
             version=self.config.version,
             weight=self.config.weight,
+            locality=self.config.locality,
             meta={**meta, **own, START_TIME: self._start_time},
         )
 

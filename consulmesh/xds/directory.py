@@ -7,6 +7,7 @@ from typing import Protocol
 import structlog
 
 from consulmesh.catalog import Upstream
+from consulmesh.instances import Locality
 from consulmesh.xds.resources import Resources, resources
 
 Listener = Callable[[str, Resources], None]
@@ -31,12 +32,15 @@ class _Entry:
 class Directory:
     """Maps each watched upstream to resources once per change, for all its listeners.
 
+    `near` is where they run, if that is known.
+
     All mutable state: an entry for each name that is listened to. Listeners are called on the event
     loop and must not block.
     """
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, near: Locality | None = None) -> None:
         self._catalog = catalog
+        self._near = near
         self._entries: dict[str, _Entry] = {}
 
     def listen(self, name: str, listener: Listener) -> None:
@@ -77,7 +81,7 @@ class Directory:
     def _changed(self, upstream: Upstream) -> None:
         entry = self._entries[upstream.name]
         before = entry.resources
-        entry.resources = after = resources(upstream)
+        entry.resources = after = resources(upstream, self._near)
         if before is None or before.endpoint_count != after.endpoint_count:
             log.info("endpoints", upstream=upstream.name, count=after.endpoint_count)
         for warning in after.warnings:

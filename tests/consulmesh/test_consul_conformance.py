@@ -527,6 +527,6 @@ async def test_the_mesh_is_shown_as_consul_has_it(consul: AnyConsul, api: Consul
     ]
     assert service.policy["service-defaults"]["Protocol"] == "grpc"
     assert set(service.policy["service-defaults"]).isdisjoint({"Kind", "Name", "ModifyIndex"})
-    assert "UpstreamConfig of the caller: Limits is not applied" in service.warnings
+    assert "UpstreamConfig of the caller: Limits.MaxConnections is not applied" in service.warnings
     assert "consul" not in {each.name for each in found.services}
     assert [edge for edge in found.edges if edge[1] == "shown"] == [("web", "shown")]
