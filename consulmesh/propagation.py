@@ -39,9 +39,12 @@ class Incoming:
 
     Most handlers never do, and the log does so away from the event loop: reading is most of what
     a server would add to a call.
+
+    `waited` is the seconds from when the client sent the call until it was taken up, None if
+    unknown: the time in gRPC core's queue, and what the network took.
     """
 
-    __slots__ = ("_context", "_metadata", "_remaining", "deadline")
+    __slots__ = ("_context", "_metadata", "_remaining", "deadline", "waited")
 
     def __init__(
         self, metadata: Iterable[tuple[str, str | bytes]], remaining: float | None, now: float
@@ -50,13 +53,9 @@ class Incoming:
         self._remaining = remaining
         self._metadata = metadata
         self._context: CallContext | None = None
+        self.waited = self._since_sent()
 
-    @property
-    def waited(self) -> float | None:
-        """Seconds from when the client sent the call until it was taken up; None if unknown.
-
-        That is the time in gRPC core's queue, and what the network took.
-        """
+    def _since_sent(self) -> float | None:
         if self._remaining is None:
             return None
         get = dict(self._metadata).get

@@ -25,7 +25,7 @@ from grpc_reflection.v1alpha import (  # type: ignore[import-untyped]  # it has 
     reflection,
 )
 
-from consulmesh import handlers, logs
+from consulmesh import handlers, load, logs
 from consulmesh.logs import AccessRecord
 from consulmesh.metrics import RpcMetrics, rpc_metrics
 from consulmesh.pipeline import READER_PATIENCE, Pipeline
@@ -159,6 +159,7 @@ class MeshServer(aio.Server):
     def _add_own_services(self) -> None:
         own = [*self._proto_services]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self)
+        self.add_registered_method_handlers(load.SERVICE, load.method_handlers(self._pipeline.load))
         channelz.add_channelz_servicer(self)  # type: ignore[no-untyped-call]  # it has no types
         served = [*self._proto_services, reflection.SERVICE_NAME]
         reflection.enable_server_reflection(served, self)
