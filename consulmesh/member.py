@@ -28,8 +28,8 @@ class Member(ABC):
     `draining` is set by the first SIGTERM or SIGINT while serving, or when a background job fails.
     `address` is what others reach this process at, once it serves.
 
-    All mutable state: the address, and the open channels by upstream and whether they relay the
-    user's token.
+    All mutable state: the address, and the open channels by upstream, whether they relay the
+    user's token, and whether they hedge.
     """
 
     def __init__(
@@ -49,19 +49,22 @@ class Member(ABC):
         self.address = ""
         self.draining = asyncio.Event()
         self._jobs = Jobs(self.draining)
-        self._channels: dict[tuple[str, bool], MeshChannel] = {}
+        self._channels: dict[tuple[str, bool, bool], MeshChannel] = {}
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.instance_id} draining={self.draining.is_set()}>"
 
-    def channel(self, upstream: str, *, relay_token: bool = False) -> MeshChannel:
+    def channel(
+        self, upstream: str, *, relay_token: bool = False, hedged: bool = False
+    ) -> MeshChannel:
         """Return the channel to an upstream, which lives as long as the member.
 
-        With `relay_token` its calls carry the end user's token along.
+        With `relay_token` its calls carry the end user's token along. With `hedged` reads that are
+        late are asked again, where there are several instances.
         """
-        key = (upstream, relay_token)
+        key = (upstream, relay_token, hedged)
         if key not in self._channels:
-            self._channels[key] = self._connected(upstream, relay_token=relay_token)
+            self._channels[key] = self._connected(upstream, relay_token=relay_token, hedged=hedged)
         return self._channels[key]
 
     def server(self, *, status_codes: Mapping[type[Exception], grpc.StatusCode]) -> MeshServer:
@@ -120,7 +123,7 @@ class Member(ABC):
             await channel.close()
 
     @abstractmethod
-    def _connected(self, upstream: str, *, relay_token: bool) -> MeshChannel:
+    def _connected(self, upstream: str, *, relay_token: bool, hedged: bool) -> MeshChannel:
         """Return a new channel to an upstream."""
 
     @abstractmethod

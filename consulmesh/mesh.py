@@ -100,7 +100,7 @@ class Mesh(Member):
 
     async def aclose(self) -> None:
         """Cancel the background jobs and close the channels; may be called twice."""
-        upstreams = [upstream for upstream, _ in self._channels]
+        upstreams = [upstream for upstream, *_ in self._channels]
         await super().aclose()
         for upstream in upstreams:
             self._directory.leave(upstream, _ignore)
@@ -134,7 +134,7 @@ class Mesh(Member):
             stack.push_async_callback(mesh.aclose)
             yield mesh
 
-    def _connected(self, upstream: str, *, relay_token: bool) -> MeshChannel:
+    def _connected(self, upstream: str, *, relay_token: bool, hedged: bool) -> MeshChannel:
         self._directory.listen(upstream, _ignore)  # its timeouts must be at hand
         return MeshChannel(
             grpc.aio.insecure_channel(f"xds:///{upstream}", options=self._options),
@@ -142,6 +142,7 @@ class Mesh(Member):
             caller=self.service,
             relay_token=relay_token,
             route_timeouts=partial(self._directory.timeout, upstream),
+            choice=partial(self._directory.endpoint_count, upstream) if hedged else None,
         )
 
     @asynccontextmanager

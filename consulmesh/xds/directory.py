@@ -68,6 +68,11 @@ class Directory:
         entry = self._entries.get(name)
         return entry.resources.timeout(method) if entry and entry.resources else None
 
+    def endpoint_count(self, name: str) -> int:
+        """Return how many instances of an upstream are known to be usable."""
+        entry = self._entries.get(name)
+        return entry.resources.endpoint_count if entry and entry.resources else 0
+
     def snapshot(self) -> Mapping[str, Resources | None]:
         """Return the resources of all watched upstreams; from any thread."""
         return {name: entry.resources for name, entry in tuple(self._entries.items())}
