@@ -45,7 +45,7 @@ _SHARE: Final = 0.02  # of calls may be asked again
 _SAVED_SECONDS: Final = 5.0
 """So much of what is not used is saved: as long as a frozen instance stays in, each call may be
 asked again."""
-_LEAST_SAVED: Final = 10.0
+_LEAST_SAVED: Final = 100.0  # also of a process that has just begun: so few hurt nobody
 
 _OF_THE_ATTEMPT: Final = {
     grpc.StatusCode.UNAVAILABLE,
