@@ -190,7 +190,8 @@ def _service(service_id: str, given: Mapping[str, Any]) -> Json:
         "Meta": given.get("meta") or {},
         "Weights": given.get("weights") or {"Passing": 1, "Warning": 1},
     }
-    return service | ({"Connect": given["connect"]} if given.get("connect") else {})
+    optional = {"Connect": given.get("connect"), "Locality": given.get("locality")}
+    return service | {name: value for name, value in optional.items() if value}
 
 
 def _check(service: Mapping[str, Any], number: int, given: Mapping[str, Any]) -> Json:

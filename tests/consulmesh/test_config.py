@@ -7,6 +7,7 @@ import pytest
 
 from consulmesh.admission import QueueTerms
 from consulmesh.config import ConfigError, MeshConfig
+from consulmesh.instances import Locality
 
 
 def test_an_empty_environment_gives_the_defaults() -> None:
@@ -34,6 +35,7 @@ def test_every_variable_is_read() -> None:
             "MESH_CHECK_INTERVAL": "500ms",
             "MESH_DRAIN_GRACE": "1.5",
             "MESH_WEIGHT": "10",
+            "MESH_LOCALITY": "eu-west-1/b",
             "MESH_QUEUE_TARGET": "20ms",
             "MESH_LOG_LEVEL": "DEBUG",
         },
@@ -53,6 +55,7 @@ def test_every_variable_is_read() -> None:
         check_interval=timedelta(milliseconds=500),
         drain_grace=timedelta(seconds=1.5),
         weight=10,
+        locality=Locality(region="eu-west-1", zone="b"),
         queue=QueueTerms(target=timedelta(milliseconds=20)),
         log_level="debug",
     )
@@ -90,6 +93,9 @@ def test_consul_is_an_address_or_a_url(text: str, url: str) -> None:
         ("MESH_CHECK_INTERVAL", "1 fortnight"),
         ("MESH_CHECK_INTERVAL", "0s"),
         ("MESH_WEIGHT", "0"),
+        ("MESH_LOCALITY", "/b"),
+        ("MESH_LOCALITY", "eu/"),
+        ("MESH_LOCALITY", "eu/b/7"),
         ("MESH_QUEUE_TARGET", "soon"),
         ("MESH_QUEUE_TARGET", "0ms"),
         ("MESH_LOG_LEVEL", "loud"),

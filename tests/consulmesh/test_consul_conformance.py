@@ -16,7 +16,7 @@ from aiohttp import web
 from consulmesh.announcement import Announcement
 from consulmesh.catalog import Catalog
 from consulmesh.consul_api import ConsulApi, ConsulError, Query
-from consulmesh.instances import Listed, Status
+from consulmesh.instances import Listed, Locality, Status
 from consulmesh.registration import Check
 from consulmesh.testing import FakeConsul, real_consul
 from consulmesh.topology import topology
@@ -102,13 +102,16 @@ async def test_a_registered_instance_becomes_passing_by_its_own_check(api: Consu
     """Consul finds out by a gRPC probe that an instance serves, and lists all it was told."""
     query = Query.health("seen")
     async with health_server() as server:
-        instance = registration("seen", server.port, weight=7, meta={"metrics_port": "1"})
+        place = Locality(region="eu", zone="a")
+        instance = registration(
+            "seen", server.port, weight=7, meta={"metrics_port": "1"}, locality=place
+        )
         await tell(api, instance)
         answer = await asked_until(api, query, partial(shows, Status.PASSING))
 
     found = listed(answer.data)[0].instance
     assert (found.id, found.address, found.port) == ("seen-1", "127.0.0.1", server.port)
-    assert (found.weight, found.version) == (7, "1.0.0")
+    assert (found.weight, found.version, found.locality) == (7, "1.0.0", place)
     assert found.meta == {"version": "1.0.0", "metrics_port": "1"}
     assert answer.data[0]["Service"]["Connect"] == {"Native": True}
 
