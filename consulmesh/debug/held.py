@@ -58,15 +58,18 @@ def in_force(held: Iterable[Any]) -> dict[ResourceType, dict[str, any_pb2.Any]]:
     return packed
 
 
-def compared(held: Iterable[Any], consul: Resources) -> Iterator[Held]:
-    """Yield what is held, and what is not but should be, beside what Consul says now."""
+def compared(held: Sequence[Any], consul: Resources) -> Iterator[Held]:
+    """Yield what is held beside what Consul says now, and what should be held and is not.
+
+    Nothing where core holds nothing at all: it asks for resources at the first call.
+    """
     now = {
         (type_, name): packed for type_, by in consul.by_type.items() for name, packed in by.items()
     }
     for each in sorted(held, key=lambda each: (each.type_url, each.name)):
         said = now.pop((each.type_url, each.name), None)
         yield _resource(each, said)
-    for type_, name in now:
+    for type_, name in now if held else ():
         yield _resource(None, None, type_=type_, name=name)
 
 

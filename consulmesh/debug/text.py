@@ -63,7 +63,7 @@ def _process(process: Process, policy: Policy) -> Iterator[str]:
 
 def _compared(process: Process, policy: Policy) -> Iterator[str]:
     if not process.resources:
-        yield "  gRPC core has no resources of it: never called, or idle"
+        yield "  gRPC core has no resources: no call was made yet, or none for half an hour"
     elif not process.stale:
         yield "  has what Consul says"
     else:

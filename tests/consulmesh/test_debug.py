@@ -450,7 +450,7 @@ async def test_an_ejected_endpoint_is_told_from_one_that_is_used() -> None:
             grpc.aio.insecure_channel("xds:///echo") as channel,
         ):
             await until_ejected(channel, bad)
-            asking = asyncio.create_task(asked(port, given, {}, timedelta(seconds=1)))
+            asking = asyncio.create_task(asked(port, given, {}, timedelta(seconds=2)))
             while not asking.done():
                 await call(channel)
             found = await asking
@@ -481,7 +481,14 @@ async def test_channels_that_were_never_used_are_told() -> None:
         found = await asked(port, made([]), {})
         await server.stop(None)
 
+    async with (
+        hand_made(made([])) as (_, _, port),
+        grpc.aio.insecure_channel("xds:///echo"),
+    ):
+        quiet = await asked(port, made([]), {})
+
     assert (found.error, found.states, found.connections) == ("", (), ())
+    assert (quiet.error, len(quiet.states), quiet.resources) == ("", 1, ())
 
 
 # --- the command
