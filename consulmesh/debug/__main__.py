@@ -17,21 +17,36 @@ from consulmesh import event_loop, logs
 from consulmesh.config import ConfigError, MeshConfig
 from consulmesh.consul_api import ConsulApi, ConsulError
 from consulmesh.debug import policy, process, text
+from consulmesh.instances import Locality
+from consulmesh.xds.resources import resources
 
 _USED_WRONGLY: Final = 2
 
 
 async def shown(
-    consul: ConsulApi, service: str, *, caller: str | None = None, of: str | None = None
+    consul: ConsulApi,
+    service: str,
+    *,
+    caller: str | None = None,
+    near: Locality | None = None,
+    of: str | None = None,
 ) -> tuple[policy.Policy, Sequence[process.Process]]:
-    """Ask Consul, and the instances that `of` names; raises ConsulError and NotShownError."""
+    """Ask Consul, and the instances that `of` names; raises ConsulError and NotShownError.
+
+    `near` is where the caller runs; instances that are all at one place say so themselves.
+    """
     if of is None:
-        said, _ = await policy.policy(consul, service, caller)
+        said, _ = await policy.policy(consul, service, caller, near=near)
         return said, ()
-    caller, instances = await process.callers(consul, of)
-    said, mapped = await policy.policy(consul, service, caller)
+    caller, found = await process.callers(consul, of)
+    places = {each.near for each in found}
+    place = places.pop() if len(places) == 1 else near
+    said, view = await policy.policy(consul, service, caller, near=place)
     processes = await asyncio.gather(
-        *(process.process(each, service, mapped, said.names) for each in instances)
+        *(
+            process.process(each.instance, service, resources(view, each.near), said.names)
+            for each in found
+        )
     )
     return said, processes
 
@@ -40,7 +55,13 @@ async def show(given: argparse.Namespace, config: MeshConfig) -> int:
     """Print what was asked for; return the exit status."""
     async with ConsulApi(config.consul_url, config.consul_token) as consul:
         try:
-            said, processes = await shown(consul, given.service, caller=given.caller, of=given.of)
+            said, processes = await shown(
+                consul,
+                given.service,
+                caller=given.caller,
+                near=config.locality,
+                of=given.of,
+            )
         except ConsulError as error:
             return _failed(f"Consul at {consul.url} does not answer: {error}")
         except policy.NotShownError as error:

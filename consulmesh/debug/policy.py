@@ -2,22 +2,25 @@
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from difflib import get_close_matches
 from ipaddress import ip_address
 from typing import Any, Final
 
 from consulmesh.catalog import Catalog, Upstream
-from consulmesh.consul_api import ConsulApi, Query
+from consulmesh.consul_api import ConsulApi, ConsulError, Query
 from consulmesh.debug.reading import ConfigRead, address_text, read, settings_text
-from consulmesh.instances import MAINTENANCE, Listed, Status
+from consulmesh.instances import MAINTENANCE, Listed, Locality, Status
 from consulmesh.targets import health_query
+from consulmesh.topology import ignored
 from consulmesh.xds import matching
-from consulmesh.xds.resources import Resources, resources
+from consulmesh.xds.resources import resources
 
 PATIENCE: Final = timedelta(seconds=5)
 
+_POLL: Final = 0.02  # seconds
 _LONGEST_REASON: Final = 160
 _OF_CONSUL: Final = {"Target", "Default"}
 _USUAL: Final = {"ConnectTimeout": "5s"}
@@ -31,7 +34,7 @@ class NotShownError(Exception):
 class Candidate:
     """A registered instance of a service that the chain leads to, whether calls go there or not.
 
-    `unused` says why it is in no cluster, empty where it is in one.
+    `unused` says why it is in no cluster, empty where it is in one; `zone` is where it runs.
     """
 
     id: str
@@ -40,6 +43,7 @@ class Candidate:
     version: str
     status: str
     weight: int
+    zone: str
     unused: str
 
 
@@ -47,18 +51,23 @@ class Candidate:
 class Policy:
     """What Consul says of calls to `service`; `caller` is whose UpstreamConfig counts.
 
+    `near` is where the caller runs: the instances there come first. `unanswered` are queries that
+    Consul cannot answer now, and why: their instances are not known.
+
     `timeouts` are seconds by path, the first that matches counts; the caller's channel applies
     them. `callers` are whom intentions allow to call.
     """
 
     service: str
     caller: str | None
+    near: str
     consul: str
     callers: tuple[str, ...]
     chain: tuple[str, ...]
     config: ConfigRead
     timeouts: tuple[tuple[str, float], ...]
     warnings: tuple[str, ...]
+    unanswered: tuple[str, ...]
     instances: tuple[Candidate, ...]
 
     @property
@@ -78,19 +87,29 @@ class Policy:
 
 
 async def policy(
-    consul: ConsulApi, service: str, caller: str | None, *, patience: timedelta = PATIENCE
-) -> tuple[Policy, Resources]:
-    """Ask for everything about an upstream; raises ConsulError and NotShownError."""
+    consul: ConsulApi,
+    service: str,
+    caller: str | None,
+    *,
+    near: Locality | None = None,
+    patience: timedelta = PATIENCE,
+) -> tuple[Policy, Upstream]:
+    """Ask for everything about an upstream; raises ConsulError and NotShownError.
+
+    Returns the view that it was made of, too.
+    """
     await _known(consul, service)
     if caller is not None:
         await _known(consul, caller)
-    view = await _view(consul, service, caller, patience)
-    mapped = resources(view)
+    view, unanswered = await _view(consul, service, caller, patience)
+    mapped = resources(view, near)
     config = read(mapped.by_type)
     instances = tuple(await _candidates(consul, view, config, mapped.warnings))
+    own = await consul.ask(Query.config_entry("service-defaults", service))
     said = Policy(
         service=service,
         caller=caller,
+        near=_place(near or Locality()),
         consul=consul.url,
         callers=tuple(await _callers(consul, service)),
         chain=tuple(_chain(view.chain)),
@@ -99,10 +118,11 @@ async def policy(
             (entry.prefix if entry.exact else f"{entry.prefix}…", entry.timeout.total_seconds())
             for entry in mapped.timeouts
         ),
-        warnings=mapped.warnings,
+        warnings=(*ignored(own.data or {}), *mapped.warnings),
+        unanswered=tuple(unanswered),
         instances=instances,
     )
-    return said, mapped
+    return said, view
 
 
 async def _known(consul: ConsulApi, name: str) -> None:
@@ -124,27 +144,32 @@ async def _known(consul: ConsulApi, name: str) -> None:
 
 async def _view(
     consul: ConsulApi, service: str, caller: str | None, patience: timedelta
-) -> Upstream:
-    """Return the view that a client has which starts now."""
+) -> tuple[Upstream, list[str]]:
+    """Return the view that a client has which starts now, and the queries without an answer."""
     async with Catalog(consul, caller or service) as catalog:
-        try:
+        catalog.subscribe(service, lambda _: None)
+        with suppress(TimeoutError):
             async with asyncio.timeout(patience.total_seconds()):
-                view = await catalog.known(service)
-        except TimeoutError:
-            missing = [state for state in catalog.states() if state.answered_at is None]
-            said = "; ".join(f"{state.query}: {state.error or 'no answer'}" for state in missing)
-            raise NotShownError(
-                f"Consul at {consul.url} does not say all of {service}: clients keep what they "
-                f"had, and one that starts now has nothing. {said}"
-            ) from None
-    if caller is None:
-        return Upstream(
-            name=view.name,
-            chain=view.chain,
-            instances_by_target=view.instances_by_target,
-            defaults={},
+                while not _settled(catalog, service):  # noqa: ASYNC110 - watches tell only of changes
+                    await asyncio.sleep(_POLL)
+        missing = [
+            f"{state.query}: {state.error or 'no answer'}"
+            for state in catalog.states()
+            if state.answered_at is None
+        ]
+        view = catalog.get(service)
+    if view is None:
+        raise NotShownError(
+            f"Consul at {consul.url} does not say all of {service}: clients keep what they had, "
+            f"and one that starts now has nothing. {'; '.join(missing)}"
         )
-    return view
+    return view if caller else replace(view, defaults={}), missing
+
+
+def _settled(catalog: Catalog, service: str) -> bool:
+    """Whether the view is there, and each query has an answer or cannot have one now."""
+    tried = all(state.answered_at or state.error for state in catalog.states())
+    return tried and catalog.get(service) is not None
 
 
 async def _callers(consul: ConsulApi, service: str) -> list[str]:
@@ -165,10 +190,20 @@ async def _candidates(
         health_query(target | {"Subset": {}}, view.chain["Datacenter"])
         for target in view.chain["Targets"].values()
     )
-    answers = await asyncio.gather(*(consul.ask(query) for query in queries))
+    answers = await asyncio.gather(*(_answer(consul, query) for query in queries))
     used = {endpoint.address for cluster in config.clusters for endpoint in cluster.endpoints or ()}
-    found = (_candidate(entry, used, warnings) for answer in answers for entry in answer.data or ())
+    found = (_candidate(entry, used, warnings) for answer in answers for entry in answer)
     return sorted(found, key=lambda each: (each.service, each.id))
+
+
+async def _answer(consul: ConsulApi, query: Query) -> Sequence[Mapping[str, Any]]:
+    """Return the instances, none where it cannot be said: the view has named the query."""
+    try:
+        return (await consul.ask(query)).data or ()
+    except ConsulError as error:
+        if error.status is None:
+            raise
+        return ()
 
 
 def _candidate(entry: Mapping[str, Any], used: set[str], warnings: Sequence[str]) -> Candidate:
@@ -190,6 +225,7 @@ def _candidate(entry: Mapping[str, Any], used: set[str], warnings: Sequence[str]
         version=instance.version,
         status=instance.status,
         weight=instance.weight,
+        zone=_place(instance.locality),
         unused=unused,
     )
 
@@ -206,6 +242,10 @@ def _unhealthy(checks: Iterable[Mapping[str, Any]]) -> str:
             said = check.get("Output") or "not probed yet"
             reasons.append(f"{check['Name']}: {said}")
     return " ".join("; ".join(reasons).split())[:_LONGEST_REASON]
+
+
+def _place(locality: Locality) -> str:
+    return "/".join(filter(None, (locality.region, locality.zone)))
 
 
 def _host(address: str) -> str:

@@ -18,7 +18,7 @@ from consulmesh.debug.connections import Connection, connections, sample, state
 from consulmesh.debug.held import Held, compared, held, in_force
 from consulmesh.debug.policy import NotShownError
 from consulmesh.debug.reading import ConfigRead, address_text, read
-from consulmesh.instances import Instance, Listed
+from consulmesh.instances import Instance, Listed, Locality
 from consulmesh.mesh import ADMIN_PORT
 from consulmesh.xds.resources import Resources
 
@@ -52,7 +52,15 @@ class Process:
         return tuple(held for held in self.resources if not held.as_consul)
 
 
-async def callers(consul: ConsulApi, of: str) -> tuple[str, list[Instance]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """A registered instance of a calling service; `near` is what it was told of where it runs."""
+
+    instance: Instance
+    near: Locality | None
+
+
+async def callers(consul: ConsulApi, of: str) -> tuple[str, list[Caller]]:
     """Return the service that a name means, and its instances or the one whose id it is.
 
     Raises ConsulError, and NotShownError where there is none.
@@ -61,10 +69,16 @@ async def callers(consul: ConsulApi, of: str) -> tuple[str, list[Instance]]:
     names = [of] if of in services else sorted(services)
     answers = await asyncio.gather(*(consul.ask(Query.health(name)) for name in names))
     for name, answer in zip(names, answers, strict=True):
-        instances = [Listed.of(entry).instance for entry in answer.data or ()]
-        if found := [each for each in instances if of in {name, each.id}]:
-            return name, sorted(found, key=lambda each: each.id)
+        instances = [_caller(entry) for entry in answer.data or ()]
+        if found := [each for each in instances if of in {name, each.instance.id}]:
+            return name, sorted(found, key=lambda each: each.instance.id)
     raise NotShownError(f"Consul at {consul.url} lists no instance of {of!r}, nor one with that id")
+
+
+def _caller(entry: Mapping[str, Any]) -> Caller:
+    """Read a health entry; the locality of its node, unlike its own, is nothing it knows."""
+    own = entry["Service"].get("Locality")
+    return Caller(instance=Listed.of(entry).instance, near=Locality.of(own) if own else None)
 
 
 async def process(

@@ -189,25 +189,25 @@ def _cluster(packed: any_pb2.Any, assignments: Mapping[str, any_pb2.Any]) -> Clu
     policy = settings.pop("load_balancing_policy", None)
     by_name = Cluster.LbPolicy.Name(cluster.lb_policy).lower()
     assigned = assignments.get(cluster.eds_cluster_config.service_name or cluster.name)
+    hashed = cluster.lb_policy == Cluster.RING_HASH
     return ClusterRead(
         name=cluster.name,
         balancing=by_name if policy is None else compact(policy),
         settings=settings,
-        endpoints=None if assigned is None else tuple(_endpoints(assigned)),
+        endpoints=None if assigned is None else tuple(_endpoints(assigned, hashed=hashed)),
     )
 
 
-def _endpoints(packed: any_pb2.Any) -> Iterator[EndpointRead]:
+def _endpoints(packed: any_pb2.Any, *, hashed: bool) -> Iterator[EndpointRead]:
     assignment: Any = ClusterLoadAssignment()
     packed.Unpack(assignment)
     for group in sorted(assignment.endpoints, key=lambda group: int(group.priority)):
         place = group.locality
-        rivals = (each for each in assignment.endpoints if each.priority == group.priority)
-        whole = sum(each.load_balancing_weight.value for each in rivals) or 1
-        members = sum(map(_weight, filter(_picked, group.lb_endpoints))) or 1
+        rivals = [each for each in assignment.endpoints if each.priority == group.priority]
+        whole = sum(_parts(each, hashed=hashed) for each in rivals) or 1
+        part = _parts(group, hashed=hashed) / (_members(group) or 1)
         for entry in group.lb_endpoints:
             at = entry.endpoint.address.socket_address
-            weight = _weight(entry) if _picked(entry) else 0
             yield EndpointRead(
                 address=address_text(at.address, at.port_value),
                 health=enum_name(entry, "health_status"),
@@ -215,8 +215,18 @@ def _endpoints(packed: any_pb2.Any) -> Iterator[EndpointRead]:
                 locality="/".join(filter(None, (place.region, place.zone, place.sub_zone))),
                 locality_weight=group.load_balancing_weight.value,
                 weight=_weight(entry),
-                share=group.load_balancing_weight.value / whole * weight / members,
+                share=part / whole * _weight(entry) if _picked(entry) else 0.0,
             )
+
+
+def _parts(group: Any, *, hashed: bool) -> int:
+    """Return the weight of a locality; on a ring each of its members has it (gRFC A42)."""
+    weight: int = group.load_balancing_weight.value
+    return weight * _members(group) if hashed else weight
+
+
+def _members(group: Any) -> int:
+    return sum(map(_weight, filter(_picked, group.lb_endpoints)))
 
 
 def _weight(entry: Any) -> int:

@@ -9,7 +9,7 @@ from consulmesh.debug.policy import Candidate, Policy
 from consulmesh.debug.process import Process
 from consulmesh.debug.reading import ClusterRead, ConfigRead, EndpointRead, settings_text
 
-_WHO: Final = ("ADDRESS", "INSTANCE", "VERSION", "STATUS", "WEIGHT")
+_WHO: Final = ("ADDRESS", "INSTANCE", "VERSION", "STATUS", "WEIGHT", "ZONE")
 _WHERE: Final = ("PRIORITY", "LOCALITY", "SHARE", "HEALTH")
 
 
@@ -21,7 +21,8 @@ def lines(policy: Policy, processes: Sequence[Process]) -> Iterator[str]:
 
 def _policy(policy: Policy) -> Iterator[str]:
     as_whom = f"as {policy.caller} is to call it" if policy.caller else "whoever calls it"
-    yield f"{policy.service}, {as_whom} (Consul at {policy.consul})"
+    where = f" from {policy.near}" if policy.near else ""
+    yield f"{policy.service}, {as_whom}{where} (Consul at {policy.consul})"
     yield from _section("chain", ((line,) for line in policy.chain))
     yield from _config(policy.config, policy)
     yield from _section("timeouts", ((path, f"{span:g}s") for path, span in policy.timeouts))
@@ -31,6 +32,7 @@ def _policy(policy: Policy) -> Iterator[str]:
         ((each.address, each.id, each.version, each.status, each.unused) for each in unused),
     )
     yield from _section("without effect", ((warning,) for warning in policy.warnings))
+    yield from _section("Consul does not answer", ((query,) for query in policy.unanswered))
     if policy.caller is None:
         callers = ", ".join(policy.callers) or "nobody"
         yield ""
@@ -132,8 +134,14 @@ def _cluster(cluster: ClusterRead, known: Mapping[str, Candidate]) -> Iterator[s
 
 def _who(instance: Candidate | None) -> tuple[str, ...]:
     if instance is None:
-        return "not in Consul", "-", "-", "-"
-    return instance.id, instance.version, instance.status, str(instance.weight)
+        return "not in Consul", "-", "-", "-", "-"
+    return (
+        instance.id,
+        instance.version,
+        instance.status,
+        str(instance.weight),
+        instance.zone or "-",
+    )
 
 
 def _where(endpoint: EndpointRead) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from consulmesh.debug import policy, text
 from consulmesh.debug.__main__ import arguments_parser, show, shown
 from consulmesh.debug.process import Process, process
 from consulmesh.debug.reading import compact, read
+from consulmesh.instances import Locality
 from consulmesh.server import MeshServer
 from consulmesh.testing import FakeConsul, StaticMesh, real_consul
 from consulmesh.testing.ports import free_port
@@ -85,7 +86,8 @@ async def register(api: ConsulApi, number: int, *, passing: bool = True, **given
 
 async def listed(api: ConsulApi, service: str, count: int) -> None:
     """Wait until Consul lists so many instances of a service as passing."""
-    await asked_until(api, Query.health(service, passing="1"), lambda found: len(found) == count)
+    query = Query.health(service, passing="1")
+    await asked_until(api, query, lambda found: len(found) == count, seconds=30)
 
 
 async def debug(*arguments: str, **env: str) -> tuple[int, str, str]:
@@ -244,10 +246,53 @@ def test_shares_follow_the_weights_of_each_priority() -> None:
     ]
 
 
+def test_on_a_ring_each_member_has_its_localitys_weight() -> None:
+    """ring_hash multiplies the weights of locality and endpoint (gRFC A42)."""
+    groups = [
+        {"load_balancing_weight": {"value": 1}, "lb_endpoints": [at(1), at(2)]},
+        {"load_balancing_weight": {"value": 2}, "lb_endpoints": [at(3)]},
+    ]
+    packed = pack(ClusterLoadAssignment(cluster_name="echo", endpoints=groups))
+    given = {
+        **made([], lb_policy="RING_HASH").by_type,
+        ResourceType.ENDPOINTS: {"echo": packed},
+    }
+    (cluster,) = read(given).clusters
+
+    assert cluster.balancing == "ring_hash"
+    assert [each.share for each in cluster.endpoints or ()] == [0.25, 0.25, 0.5]
+
+
 def at(port: int, health: int = 1) -> dict[str, Any]:
     """An endpoint; health 3 is draining."""
     address = {"socket_address": {"address": "127.0.0.1", "port_value": port}}
     return {"endpoint": {"address": address}, "health_status": health}
+
+
+@REAL
+async def test_failover_is_shown_although_its_way_is_down(
+    consul: AnyConsul, api: ConsulApi
+) -> None:
+    """Priorities follow the failover; a target that Consul cannot reach is named."""
+    await put(consul, "service-defaults", "echo", Protocol="grpc")
+    subsets = {name: {"Filter": f'Service.Meta.version == "{name}"'} for name in ("v1", "v2")}
+    failover = {"v1": {"Targets": [{"ServiceSubset": "v2"}, {"Datacenter": "dc9"}]}}
+    entry = {"DefaultSubset": "v1", "Subsets": subsets, "Failover": failover}
+    await put(consul, "service-resolver", "echo", **entry)
+    await register(api, 1, version="v1")
+    await register(api, 2, version="v2")
+
+    said, _ = await policy.policy(api, "echo", None)
+    (cluster,) = said.config.clusters
+    (unanswered,) = said.unanswered
+
+    assert [(each.priority, said.names[each.address]) for each in cluster.endpoints or ()] == [
+        (0, "echo-1"),
+        (1, "echo-2"),
+    ]
+    assert "dc=dc9" in unanswered
+    assert "No path to datacenter" in unanswered
+    assert unanswered in "\n".join(text.lines(said, ()))
 
 
 # --- what a running process has
@@ -303,6 +348,32 @@ async def test_a_process_is_asked_what_it_has(
     assert connections["echo-dead"].calls == 0
     assert "Connection refused" in connections["echo-dead"].remark
     assert "has what Consul says" in output
+
+
+@REAL
+async def test_each_process_is_compared_from_where_it_runs(
+    consul: AnyConsul, api: ConsulApi, tmp_path: Path
+) -> None:
+    """What is near comes first for it, and that is no difference from Consul."""
+    here, there = Locality(region="eu", zone="a"), Locality(region="us", zone="b")
+    async with (
+        member(consul, tmp_path, "echo", isolated=True, locality=there),
+        member(consul, tmp_path, "echo", isolated=True, locality=here),
+        member(consul, tmp_path, "caller", locality=here) as caller,
+    ):
+        await listed(api, "echo", 2)
+        await listed(api, "caller", 1)
+        await call(caller.channel("echo"), wait_for_ready=True)
+        await until(lambda: caller.ads.states()[0].settled)
+        said, (found,) = await shown(api, "echo", of="caller")
+        output = "\n".join(text.lines(said, [found]))
+
+    assert [(each.instance, each.priority) for each in found.connections] == [
+        ("echo-2", 0),
+        ("echo-1", 1),
+    ]
+    assert found.stale == ()
+    assert "as caller is to call it from eu/a" in output
 
 
 async def test_a_process_that_serves_no_grpc_is_asked_at_a_port_of_its_own(
