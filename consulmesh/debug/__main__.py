@@ -72,7 +72,7 @@ async def show(given: argparse.Namespace, config: MeshConfig) -> int:
     else:
         lines = list(text.lines(said, processes))
     sys.stdout.write("\n".join(lines) + "\n")
-    return 1 if any(each.error for each in processes) else 0
+    return 1 if said.unanswered or any(each.error for each in processes) else 0
 
 
 def arguments_parser() -> argparse.ArgumentParser:
