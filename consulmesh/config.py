@@ -36,8 +36,9 @@ class MeshConfig:
 
     `instance_id` is None where the next free slot decides. `advertise_host` is an IP literal
     (gRPC core's endpoints are addresses, not names) and None where `host` itself is reachable.
-    `metrics_port` 0 takes any free port, None serves no metrics. `queue` says when a server sheds
-    calls; with None it never does. With a `locality` instances near it are called first.
+    `metrics_port` 0 takes any free port, None serves no metrics; `admin_port` likewise, of a
+    process that serves something other than gRPC. `queue` says when a server sheds calls; with None
+    it never does. With a `locality` instances near it are called first.
     """
 
     version: str
@@ -49,6 +50,7 @@ class MeshConfig:
     port: int = 0
     advertise_host: str | None = None
     metrics_port: int | None = 0
+    admin_port: int | None = 0
     check_interval: timedelta = timedelta(seconds=1)
     drain_grace: timedelta = timedelta(seconds=10)
     weight: int = 1
@@ -77,6 +79,7 @@ class MeshConfig:
             port=env.read("MESH_PORT", _port, 0),
             advertise_host=_advertise_host(env, host),
             metrics_port=env.read("MESH_METRICS_PORT", _optional_port, 0),
+            admin_port=env.read("MESH_ADMIN_PORT", _optional_port, 0),
             check_interval=env.read("MESH_CHECK_INTERVAL", duration, timedelta(seconds=1)),
             drain_grace=env.read("MESH_DRAIN_GRACE", duration, timedelta(seconds=10)),
             weight=env.read("MESH_WEIGHT", _weight, 1),

@@ -103,7 +103,7 @@ class Member(ABC):
         RuntimeError when the port is taken.
         """
         with drained_by_signals(self.draining):
-            port = server.add_insecure_port(f"{_literal(self.config.host)}:{self.config.port}")
+            port = server.add_insecure_port(f"{literal(self.config.host)}:{self.config.port}")
             await server.start()
             self.address = self._reached_at(port)
             try:
@@ -162,8 +162,9 @@ class Member(ABC):
             await asyncio.gather(working, draining, return_exceptions=True)
 
     def _reached_at(self, port: int) -> str:
-        return f"{_literal(self.config.advertised)}:{port}"
+        return f"{literal(self.config.advertised)}:{port}"
 
 
-def _literal(host: str) -> str:
+def literal(host: str) -> str:
+    """A host as it stands before a port: IPv6 addresses in brackets."""
     return f"[{host}]" if ":" in host else host

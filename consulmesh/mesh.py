@@ -21,7 +21,7 @@ from consulmesh.config import LOG_LEVELS, ConfigError, MeshConfig
 from consulmesh.consul_api import ConsulApi
 from consulmesh.garbage import collected_rarely
 from consulmesh.lifecycle import JobFailedError, drained_by_signals
-from consulmesh.member import Member
+from consulmesh.member import Member, literal
 from consulmesh.metrics import metrics_endpoint
 from consulmesh.registration import Check, Registration
 from consulmesh.slots import Slot, SlotTakenError
@@ -33,6 +33,8 @@ from consulmesh.xds.messages import add_AggregatedDiscoveryServiceServicer_to_se
 from consulmesh.xds.resources import Resources
 from consulmesh.xds.servicer import AdsServicer
 
+ADMIN_PORT: Final = "admin_port"
+"""Key in an instance's Meta of the port of its admin services, where that is not its own port."""
 WATCHERS_NOTICE_SECONDS: Final = 0.1
 """From the deregistration until the last watcher sent its last new call, with a wide margin."""
 
@@ -88,10 +90,12 @@ class Mesh(Member):
         """Register a server of any kind for the block; signals set `draining` meanwhile.
 
         When the block is left, the instance is deregistered and its watchers had time to notice.
+        What every gRPC server of the mesh tells operators (channelz, CSDS) is on a port of its own
+        meanwhile, so that it is not on one that may be open to the public; Meta names it.
         """
         self.address = self._reached_at(port)
         with drained_by_signals(self.draining):
-            async with self._listed(port, check, {}):
+            async with self._administered() as meta, self._listed(port, check, meta):
                 yield
 
     async def topology(self) -> Topology:
@@ -144,6 +148,21 @@ class Mesh(Member):
             route_timeouts=partial(self._directory.timeout, upstream),
             choice=partial(self._directory.endpoint_count, upstream) if hedged else None,
         )
+
+    @asynccontextmanager
+    async def _administered(self) -> AsyncIterator[Mapping[str, str]]:
+        """Serve gRPC's admin services (gRFC A38); yield how Consul is told of their port."""
+        if self.config.admin_port is None:
+            yield {}
+            return
+        server = self.server(status_codes={})
+        port = server.add_insecure_port(f"{literal(self.config.host)}:{self.config.admin_port}")
+        await server.start()
+        try:
+            await server.set_serving(serving=True)
+            yield {ADMIN_PORT: str(port)}
+        finally:
+            await server.stop(None)
 
     @asynccontextmanager
     async def _listed(

@@ -31,6 +31,10 @@ from consulmesh.metrics import RpcMetrics, rpc_metrics
 from consulmesh.pipeline import READER_PATIENCE, Pipeline
 from consulmesh.policies import Admission, Authorization
 from consulmesh.translation import Translation
+from consulmesh.xds.client_status import (
+    ClientStatusServicer,
+    add_ClientStatusServicer_to_server,
+)
 
 _Handlers = Mapping[str, "grpc.RpcMethodHandler[Any, Any]"]
 
@@ -161,6 +165,7 @@ class MeshServer(aio.Server):
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self)
         self.add_registered_method_handlers(load.SERVICE, load.method_handlers(self._pipeline.load))
         channelz.add_channelz_servicer(self)  # type: ignore[no-untyped-call]  # it has no types
+        add_ClientStatusServicer_to_server(ClientStatusServicer(), self)
         served = [*self._proto_services, reflection.SERVICE_NAME]
         reflection.enable_server_reflection(served, self)
         self._proto_services = own

@@ -93,13 +93,13 @@ async def _service(
             if name in entries
         },
         warnings=[
-            *_ignored(defaults.get(name, {})),
+            *ignored(defaults.get(name, {})),
             *_warnings(name, chain["Chain"], callers or [{}]),
         ],
     )
 
 
-def _ignored(entry: Mapping[str, Any]) -> list[str]:
+def ignored(entry: Mapping[str, Any]) -> list[str]:
     """Warn of what a service's own service-defaults ask of a proxy, which there is none of.
 
     Its callers do not know: a compiled chain has none of it.
