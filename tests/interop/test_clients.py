@@ -97,3 +97,22 @@ async def test_a_service_is_called_once_it_is_there(api: ConsulApi, join: Join) 
         await client.until(OLD)
 
     assert before == NOBODY
+
+
+@pytest.mark.usefixtures("echoes")
+async def test_every_load_balancer_is_understood(consul: RealConsul, join: Join) -> None:
+    """least_request reaches all instances; ring_hash one, which depends on the header."""
+    by_user = {"Policy": "ring_hash", "HashPolicies": [{"Field": "header", "FieldValue": "x-user"}]}
+    least = entry("service-resolver", LoadBalancer={"Policy": "least_request"})
+    async with written(consul, GRPC, least):
+        client = await join("echo")
+        anyones = {await client.call() for _ in range(20)}
+    async with written(consul, GRPC, entry("service-resolver", LoadBalancer=by_user)):
+        client = await join("echo")
+        of_each = [
+            {await client.call(x_user=f"user-{number}") for _ in range(3)} for number in range(30)
+        ]
+
+    assert anyones == {OLD, NEW}
+    assert {len(answers) for answers in of_each} == {1}
+    assert set().union(*of_each) == {OLD, NEW}
