@@ -116,3 +116,22 @@ async def test_every_load_balancer_is_understood(consul: RealConsul, join: Join)
     assert anyones == {OLD, NEW}
     assert {len(answers) for answers in of_each} == {1}
     assert set().union(*of_each) == {OLD, NEW}
+
+
+async def test_calls_fail_over(
+    consul: RealConsul, api: ConsulApi, join: Join, echoes: tuple[Echo, Echo]
+) -> None:
+    """What goes without Consul's noticing costs no call, what comes back is called again."""
+    resolver = SUBSETS | {"Failover": {"old": {"ServiceSubset": "new"}}}
+    async with written(consul, GRPC, resolver):
+        client = await join("echo")
+        before = {await client.call() for _ in range(20)}
+        await echoes[0].stop()
+        meanwhile = {await client.call() for _ in range(20)}
+        async with Echo(3, "1.0.0").listed(api):
+            await client.until(OLD)
+            after = {await client.call() for _ in range(20)}
+
+    assert before == {OLD}
+    assert meanwhile == {NEW}
+    assert after == {OLD}
