@@ -135,3 +135,20 @@ async def test_calls_fail_over(
     assert before == {OLD}
     assert meanwhile == {NEW}
     assert after == {OLD}
+
+
+@pytest.mark.usefixtures("echoes")
+async def test_instances_that_fail_are_ejected(consul: RealConsul, join: Join) -> None:
+    """What Consul says of the calls of mesh-ads holds for all clients that it serves."""
+    passive = {"Interval": "500ms", "MaxFailures": 3, "MaxEjectionPercent": 100}
+    outside = entry(
+        "service-defaults", UpstreamConfig={"Defaults": {"PassiveHealthCheck": passive}}
+    )
+    async with written(consul, GRPC, outside | {"Name": "mesh-ads"}):
+        client = await join("echo")
+        before = {await client.call() for _ in range(10)}
+        await client.until(NOBODY, "Flaky")
+        after = await client.call()
+
+    assert before == {OLD, NEW}
+    assert after == NOBODY

@@ -148,8 +148,8 @@ class Client:
         async with asyncio.timeout(ANSWER_SECONDS):
             return Answer(**json.loads(await self._answers.readline()))
 
-    async def until(self, wanted: Answer) -> None:
-        """Call until that is the answer: what changed in Consul has reached the client."""
+    async def until(self, wanted: Answer, method: str = "Get") -> None:
+        """Call until that is the answer: what changed has reached the client."""
         async with asyncio.timeout(ANSWER_SECONDS):
-            while await self.call() != wanted:
+            while await self.call(method) != wanted:
                 pass
