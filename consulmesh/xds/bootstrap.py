@@ -19,14 +19,15 @@ _CHANNEL_ARGUMENT: Final = "grpc.TEST_ONLY_DO_NOT_USE_IN_PROD.xds_bootstrap_conf
 def bootstrap(server_uri: str, *, node: str) -> str:
     """Return the bootstrap (JSON) of a client with an id that takes its resources from a server.
 
-    A resource that the server leaves out is not taken for deleted.
+    A resource that the server leaves out is not taken for deleted. The locality says nothing: Node
+    refuses a bootstrap that has none.
     """
     server = {
         "server_uri": server_uri,
         "channel_creds": [{"type": "insecure"}],
         "server_features": ["xds_v3", "ignore_resource_deletion"],
     }
-    return json.dumps({"xds_servers": [server], "node": {"id": node}})
+    return json.dumps({"xds_servers": [server], "node": {"id": node, "locality": {}}})
 
 
 def channel_options(config: str) -> tuple[tuple[str, str], ...]:

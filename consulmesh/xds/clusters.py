@@ -18,6 +18,7 @@ from consulmesh.xds.messages import (
     HashPolicy,
     LoadBalancingPolicy,
     OutlierDetection,
+    RoundRobin,
     WrrLocality,
     pack,
 )
@@ -148,14 +149,23 @@ def _ring(config: Json, warn: Warn) -> Any:
 
 
 def _weighted() -> Any:
-    """Weights are the calls of an instance a second, divided by the load that it reports (A58)."""
+    """Weights are the calls of an instance a second, divided by the load that it reports (A58).
+
+    A client takes the first policy of a list that it knows (A52) and refuses the cluster if it
+    knows none, so round_robin stands behind: Node does not know weights unless it is told to.
+    """
     weighted = ClientSideWeightedRoundRobin(**_WEIGHTS_OF)
-    name = "envoy.load_balancing_policies.client_side_weighted_round_robin"
-    child = {"typed_extension_config": {"name": name, "typed_config": pack(weighted)}}
-    by_locality = WrrLocality(endpoint_picking_policy={"policies": [child]})
-    name = "envoy.load_balancing_policies.wrr_locality"
-    whole = {"typed_extension_config": {"name": name, "typed_config": pack(by_locality)}}
-    return LoadBalancingPolicy(policies=[whole])
+    children = [
+        _policy("client_side_weighted_round_robin", weighted),
+        _policy("round_robin", RoundRobin()),
+    ]
+    by_locality = WrrLocality(endpoint_picking_policy={"policies": children})
+    return LoadBalancingPolicy(policies=[_policy("wrr_locality", by_locality)])
+
+
+def _policy(name: str, config: Any) -> Any:
+    named = {"name": f"envoy.load_balancing_policies.{name}", "typed_config": pack(config)}
+    return LoadBalancingPolicy.Policy(typed_extension_config=named)
 
 
 def _outlier_detection(passive: Json) -> Any:

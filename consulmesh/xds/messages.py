@@ -18,6 +18,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import (
 from envoy.extensions.load_balancing_policies.client_side_weighted_round_robin.v3 import (
     client_side_weighted_round_robin_pb2,
 )
+from envoy.extensions.load_balancing_policies.round_robin.v3 import round_robin_pb2
 from envoy.extensions.load_balancing_policies.wrr_locality.v3 import wrr_locality_pb2
 from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
 from google.protobuf import any_pb2
@@ -34,6 +35,7 @@ _health_check: Any = health_check_pb2
 _listener: Any = listener_pb2
 _manager: Any = http_connection_manager_pb2
 _outlier_detection: Any = outlier_detection_pb2
+_round_robin: Any = round_robin_pb2
 _route: Any = route_pb2
 _route_components: Any = route_components_pb2
 _router: Any = router_pb2
@@ -63,6 +65,7 @@ LoadBalancingPolicy = _cluster.LoadBalancingPolicy
 LocalityLbEndpoints = _endpoint_components.LocalityLbEndpoints
 OutlierDetection = _outlier_detection.OutlierDetection
 RetryPolicy = _route_components.RetryPolicy
+RoundRobin = _round_robin.RoundRobin
 Route = _route_components.Route
 RouteAction = _route_components.RouteAction
 RouteConfiguration = _route.RouteConfiguration

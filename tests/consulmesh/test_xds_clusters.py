@@ -230,12 +230,16 @@ def test_a_route_hashes_what_its_clusters_are_chosen_by() -> None:
 
 
 def test_least_request_goes_by_reported_load() -> None:
-    """Consul's least_request is gRPC's weighted round robin, fed by what instances report."""
+    """Consul's least_request is gRPC's weighted round robin, fed by what instances report.
+
+    Clients that have none of that go round.
+    """
     result = resources(upstream([instance(7001)], **balanced({"Policy": "least_request"})))
     (policy,) = made(result)["loadBalancingPolicy"]["policies"]
-    (child,) = policy["typedExtensionConfig"]["typedConfig"]["endpointPickingPolicy"]["policies"]
+    children = policy["typedExtensionConfig"]["typedConfig"]["endpointPickingPolicy"]["policies"]
+    weighted, plain = (child["typedExtensionConfig"]["typedConfig"] for child in children)
 
-    assert child["typedExtensionConfig"]["typedConfig"] == {
+    assert weighted == {
         "@type": (
             "type.googleapis.com/envoy.extensions.load_balancing_policies."
             "client_side_weighted_round_robin.v3.ClientSideWeightedRoundRobin"
@@ -246,6 +250,7 @@ def test_least_request_goes_by_reported_load() -> None:
         "blackoutPeriod": "1s",
         "weightExpirationPeriod": "10s",
     }
+    assert plain["@type"].endswith(".RoundRobin")
     assert result.warnings == ()
 
 
