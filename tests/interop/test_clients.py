@@ -40,6 +40,7 @@ async def test_calls_are_split_as_the_splitter_says(consul: RealConsul, join: Jo
     """One call in ten goes to the canary; other shares reach the open channel."""
     async with written(consul, GRPC, SUBSETS, split(90, 10)):
         client = await join("echo")
+        await client.until(OLD)
         canary = Counter([await client.call() for _ in range(500)])
         await write(consul, split(0, 100))
         await client.until(NEW)
@@ -60,6 +61,7 @@ async def test_calls_are_routed_by_header(consul: RealConsul, join: Join) -> Non
     ]
     async with written(consul, GRPC, SUBSETS, entry("service-router", Routes=routes)):
         client = await join("echo")
+        await client.until(OLD)
         previews = [
             await client.call(x_preview="yes"),
             await client.call(x_user="ann@example.org"),
@@ -83,10 +85,12 @@ async def test_retryable_methods_are_retried(
     meta = {"grpc-service": SERVICE, "retryable-methods": "Flaky"}
     async with written(consul, GRPC | {"Meta": meta}, SUBSETS):
         client = await join("echo")
+        await client.until(OLD)
+        before = echoes[0].calls
         answers = [await client.call("Flaky"), await client.call("Flaky", mesh_no_retry="1")]
 
     assert answers == [OLD, Answer(code=UNAVAILABLE, instance="1.0.0")]
-    assert echoes[0].calls == 3
+    assert echoes[0].calls == before + 3
 
 
 async def test_a_service_is_called_once_it_is_there(api: ConsulApi, join: Join) -> None:
@@ -106,9 +110,11 @@ async def test_every_load_balancer_is_understood(consul: RealConsul, join: Join)
     least = entry("service-resolver", LoadBalancer={"Policy": "least_request"})
     async with written(consul, GRPC, least):
         client = await join("echo")
+        await client.until(OLD)
         anyones = {await client.call() for _ in range(20)}
     async with written(consul, GRPC, entry("service-resolver", LoadBalancer=by_user)):
         client = await join("echo")
+        await client.until(OLD)
         of_each = [
             {await client.call(x_user=f"user-{number}") for _ in range(3)} for number in range(30)
         ]
@@ -125,6 +131,7 @@ async def test_calls_fail_over(
     resolver = SUBSETS | {"Failover": {"old": {"ServiceSubset": "new"}}}
     async with written(consul, GRPC, resolver):
         client = await join("echo")
+        await client.until(OLD)
         before = {await client.call() for _ in range(20)}
         await echoes[0].stop()
         meanwhile = {await client.call() for _ in range(20)}
@@ -146,6 +153,7 @@ async def test_instances_that_fail_are_ejected(consul: RealConsul, join: Join) -
     )
     async with written(consul, GRPC, outside | {"Name": "mesh-ads"}):
         client = await join("echo")
+        await client.until(OLD)
         before = {await client.call() for _ in range(10)}
         await client.until(NOBODY, "Flaky")
         after = await client.call()
