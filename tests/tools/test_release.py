@@ -1,6 +1,7 @@
 """What releases write to a real Consul, what they refuse, and when a canary counts as worse."""
 
 import asyncio
+from argparse import ArgumentTypeError
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from functools import partial
@@ -16,6 +17,7 @@ from consulmesh.testing import RealConsul, real_consul
 from tests.consulmesh.consuls import registration, tell, unprobed, withdraw
 from tests.tools.test_config_entries import put
 from tools.release import moves, rollout
+from tools.release.__main__ import header
 from tools.release.comparison import Comparison, Process, Tally, Terms, counted, is_worse
 from tools.release.rollout import (
     RESOLVER,
@@ -393,6 +395,21 @@ def test_versions_that_would_share_a_subset_are_refused() -> None:
     there = kept(Found(service="echo"), Rollout(live="1.0.0-a.b"))
     with pytest.raises(RefusedError, match="one name"):
         entries_of(there, Rollout(live="1.0.0-a-b", previous="1.0.0-a.b"))
+
+
+def test_a_header_is_a_name_and_a_value_or_an_expression() -> None:
+    """The name in small letters, as gRPC has it; the value may have any character."""
+    assert header("X-Preview=a=b~c") == ("x-preview", "Exact", "a=b~c")
+    assert header("x-bucket~[0-4]") == ("x-bucket", "Regex", "[0-4]")
+
+
+@pytest.mark.parametrize(
+    "text", ["x-preview", "x-preview=", "=1", "x-raw-bin=1", "x~[", "x~(?=a)b"]
+)
+def test_a_header_that_no_route_can_match_is_refused(text: str) -> None:
+    """The mesh would leave the route out, and whoever wants a preview would get none."""
+    with pytest.raises(ArgumentTypeError):
+        header(text)
 
 
 SERVED, MADE = "rpc_server_call_duration_seconds", "rpc_client_call_duration_seconds"

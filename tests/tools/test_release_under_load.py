@@ -21,6 +21,8 @@ from tests.consulmesh.xds_world import call
 from tests.tools.test_config_entries import put
 from tools.binaries import ROOT
 
+pytestmark = pytest.mark.timeout(300)  # commands and processes are started one after the other
+
 OLD, NEW = "1.0.0", "2.0.0"
 WORKERS = 4
 PREVIEW = (("x-preview", "1"),)
@@ -141,7 +143,6 @@ async def instances(
         yield started
 
 
-@pytest.mark.timeout(300)
 async def test_every_kind_of_release_costs_no_call(
     consul: RealConsul, release: Release, tmp_path: Path
 ) -> None:
@@ -227,7 +228,7 @@ async def test_a_canary_that_is_no_worse_is_promoted(
         await release("pin", "echo", "--version", OLD)
         await release("canary", "echo", "--to", NEW, "--weight", "50")
         await callers.until_some(NEW)
-        said = await release("watch", "echo", "--for", "4s", "--min-calls", "20", "--promote")
+        said = await release("watch", "echo", "--for", "5s", "--min-calls", "5", "--promote")
         await callers.until_only(NEW)
     print(said)
 

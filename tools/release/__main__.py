@@ -20,6 +20,7 @@ from requests import RequestException
 
 from consulmesh.config import ConfigError, MeshConfig, duration, semantic_version
 from consulmesh.consul_api import Administration
+from consulmesh.xds.matching import UnmatchableError, route_match
 from tools import announce
 from tools.release import moves
 from tools.release.comparison import Terms
@@ -29,7 +30,7 @@ from tools.release.watching import GOOD, watch
 HEADINGS: Final = ("VERSION", "PASSING", "CALLS")
 TIMEOUT: Final = timedelta(seconds=10)
 USUAL: Final = Terms()
-_HEADER: Final = re.compile(r"([a-z0-9_.-]+)([=~])(.+)")
+_HEADER: Final = re.compile(r"([A-Za-z0-9_.-]+)([=~])(.+)")
 _LEAST: Final = 0.01  # percent, Consul's
 
 
@@ -67,10 +68,18 @@ def calls(rollout: Rollout, version: str) -> str:
 
 
 def header(text: str) -> tuple[str, str, str]:
-    """The name, condition and value of `x-preview=1`, or of `x-bucket~[0-4]` for an expression."""
-    if not (match := _HEADER.fullmatch(text)):
+    """The name, condition and value of `x-preview=1`, or of `x-bucket~[0-4]` for an expression.
+
+    What the mesh would leave out of a router, because gRPC core can't look at it, is refused.
+    """
+    if not (found := _HEADER.fullmatch(text)):
         raise argparse.ArgumentTypeError(f"{text!r} is not name=value or name~expression")
-    return match[1], "Regex" if match[2] == "~" else "Exact", match[3]
+    name, condition, value = found[1].lower(), "Regex" if found[2] == "~" else "Exact", found[3]
+    try:
+        route_match({"Match": {"HTTP": {"Header": [{"Name": name, condition: value}]}}})
+    except UnmatchableError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return name, condition, value
 
 
 def percent(text: str) -> float:
