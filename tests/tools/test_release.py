@@ -5,9 +5,11 @@ from argparse import ArgumentTypeError
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from consul.exceptions import ConsulException
 from consul.std import Consul
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,6 +35,7 @@ from tools.release.rollout import (
     steps,
     subset,
 )
+from tools.release.watching import UNDECIDED, watch
 
 OLD, NEW, NEWER = "1.4.0", "2.0.0-rc.1", "2.0.0+build.5"
 BY_TESTERS = ("x-preview", "Exact", "1")
@@ -331,6 +334,53 @@ async def test_a_promotion_that_broke_off_can_be_ended_either_way(api: ConsulApi
     assert (half.rollout.live, half.rollout.canary is not None) == (NEW, True)
     assert back == Rollout(live=OLD)
     assert forth == Rollout(live=NEW, previous=OLD)
+
+
+async def test_a_watch_ends_with_its_canary(api: ConsulApi) -> None:
+    """Somebody rolls back while it looks: it says so, and does nothing to what comes next."""
+    await do(api, moves.pin, OLD)
+    await do(api, moves.canary, NEW, 10.0)
+
+    def work() -> int:
+        with api.administration(timedelta(seconds=5)) as client:
+            return watch(
+                client,
+                "echo",
+                Terms(),
+                pause=lambda _seconds: taken_back(client),
+                then_promote=True,
+            )
+
+    def taken_back(client: Consul) -> None:
+        moves.rollback(client, "echo")
+
+    ended = await asyncio.to_thread(work)
+
+    assert ended == UNDECIDED
+    assert (await seen(api)).rollout == Rollout(live=OLD)
+
+
+async def test_a_watch_outlives_consul(api: ConsulApi, capsys: pytest.CaptureFixture[str]) -> None:
+    """What it cannot see it does not judge, and says so once; the canary stays."""
+    await do(api, moves.pin, OLD)
+    await do(api, moves.canary, NEW, 10.0)
+    looks: list[float] = []
+
+    def away(*_: Any) -> None:
+        raise ConsulException("500 No cluster leader")
+
+    def work() -> int:
+        with api.administration(timedelta(seconds=5)) as client:
+            blind: Any = SimpleNamespace(config=client.config, health=SimpleNamespace(service=away))
+            terms = Terms(lasting=timedelta(seconds=2), interval=timedelta(milliseconds=10))
+            return watch(blind, "echo", terms, pause=looks.append)
+
+    ended = await asyncio.to_thread(work)
+
+    assert ended == UNDECIDED
+    assert len(looks) > 1
+    assert capsys.readouterr().out.count("not judged: 500 No cluster leader") == 1
+    assert (await seen(api)).rollout.canary is not None
 
 
 versions = st.sampled_from([OLD, NEW, NEWER, "0.0.1", "10.0.0--"])

@@ -203,6 +203,9 @@ async def test_a_canary_that_fails_goes_back_by_itself(
         caller(consul, tmp_path) as mesh,
         Callers(mesh.channel("echo")) as callers,
     ):
+        await release("pin", "echo", "--version", OLD)
+        await callers.until_only(OLD)
+        callers.failures.clear()  # of before, when nothing was pinned
         await release("canary", "echo", "--to", NEW, "--weight", "10")
         said = await release("watch", "echo", "--min-calls", "20", status=3)
         await callers.until_only(OLD)
