@@ -151,8 +151,8 @@ class FareCalendar(Fresh):
 class Switches:
     """What operators may change while search runs.
 
-    Without `two_stops`, searches that allow two stops find ways with one at most: the others take
-    most of the work, and such an answer is worth more than none.
+    Without `two_stops`, searches that allow two stops find ways with one at most: the others are
+    looked for airport by airport, and an answer without them is worth more than none.
     """
 
     two_stops: bool = True
