@@ -24,6 +24,12 @@ LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0}
 DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m)?")
 INSTANCE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_NUMBER = "(0|[1-9][0-9]*)"
+_LABEL = f"({_NUMBER}|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
+_BUILD = "[0-9A-Za-z-]+"
+VERSION = re.compile(
+    rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(-{_LABEL}(\.{_LABEL})*)?(\+{_BUILD}(\.{_BUILD})*)?"
+)
 
 
 class ConfigError(Exception):
@@ -70,7 +76,7 @@ class MeshConfig:
         env = Environment(environ)
         host = env.read("MESH_HOST", _address, "127.0.0.1")
         return cls(
-            version=env.read("MESH_VERSION", str, version),
+            version=env.read("MESH_VERSION", semantic_version, version),
             consul_url=_consul_url(env),
             consul_token=env.read("CONSUL_HTTP_TOKEN", str, None),
             instance_id=env.read("MESH_INSTANCE_ID", _instance_id, None),
@@ -103,6 +109,13 @@ class Environment:
             return parse(text)
         except (ValueError, OSError) as error:
             raise ConfigError(f"{name}: {error}") from error
+
+
+def semantic_version(text: str) -> str:
+    """The text, if it is a version by https://semver.org; raises ValueError."""
+    if not VERSION.fullmatch(text):
+        raise ValueError(f"{text!r} is not a semantic version such as 1.4.0 or 2.0.0-rc.1")
+    return text
 
 
 def _consul_url(env: Environment) -> str:

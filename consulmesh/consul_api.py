@@ -70,6 +70,11 @@ class Query:
         return cls(path=f"/v1/config/{_segment(kind)}")
 
     @classmethod
+    def keys(cls, prefix: str) -> Self:
+        """Every key that starts so, with its value in base64; None where there is none."""
+        return cls(path=f"/v1/kv/{quote(prefix)}", params=(("recurse", "true"),))
+
+    @classmethod
     def agent_service(cls, instance_id: str) -> Self:
         """The registration of one instance at this agent; blocks on its hash, not on an index."""
         return cls(path=f"/v1/agent/service/{_segment(instance_id)}")

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 import grpc
 import structlog
@@ -19,6 +19,7 @@ from consulmesh.catalog import Catalog
 from consulmesh.channel import CHANNEL_OPTIONS, MeshChannel
 from consulmesh.config import LOG_LEVELS, ConfigError, MeshConfig
 from consulmesh.consul_api import ConsulApi
+from consulmesh.flags import Flags
 from consulmesh.garbage import collected_rarely
 from consulmesh.lifecycle import JobFailedError, drained_by_signals
 from consulmesh.member import Member, literal
@@ -37,6 +38,8 @@ ADMIN_PORT: Final = "admin_port"
 """Key in an instance's Meta of the port of its admin services, where that is not its own port."""
 WATCHERS_NOTICE_SECONDS: Final = 0.1
 """From the deregistration until the last watcher sent its last new call, with a wide margin."""
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -70,6 +73,7 @@ class Mesh(Member):
         self.ads = ads
         self._consul = consul
         self._directory = directory
+        self._flags: list[Flags] = []
         self._options = (*CHANNEL_OPTIONS, *options)
         self._start_time = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
@@ -102,8 +106,18 @@ class Mesh(Member):
         """Return the whole mesh as Consul shows it now; raises ConsulError."""
         return await topology(self._consul)
 
+    def flags(self, declared: T) -> T:
+        """Keep the fields of a dataclass as operators set them (`Flags`); returns the same object.
+
+        It has its defaults until Consul answers, and lasts as long as the mesh.
+        """
+        self._flags.append(Flags(self._consul, self.service, declared))
+        return declared
+
     async def aclose(self) -> None:
         """Cancel the background jobs and close the channels; may be called twice."""
+        for flags in self._flags:
+            await flags.aclose()
         upstreams = [upstream for upstream, *_ in self._channels]
         await super().aclose()
         for upstream in upstreams:

@@ -87,6 +87,12 @@ def test_consul_is_an_address_or_a_url(text: str, url: str) -> None:
         ("CONSUL_HTTP_ADDR", "127.0.0.1:http"),
         ("CONSUL_HTTP_ADDR", "http://consul/prefix"),
         ("CONSUL_HTTP_SSL", "maybe"),
+        ("MESH_VERSION", "1.2"),
+        ("MESH_VERSION", "v1.2.3"),
+        ("MESH_VERSION", "1.02.3"),
+        ("MESH_VERSION", "1.2.3-rc..1"),
+        ("MESH_VERSION", "1.2.3-01"),
+        ("MESH_VERSION", "latest"),
         ("MESH_INSTANCE_ID", "../booking"),
         ("MESH_HOST", "no such host"),
         ("MESH_PORT", "65536"),
@@ -108,6 +114,16 @@ def test_a_bad_value_names_its_variable(name: str, value: str) -> None:
     """What cannot be used is refused at start, by name."""
     with pytest.raises(ConfigError, match=name):
         MeshConfig.from_env({name: value}, version="1")
+
+
+@pytest.mark.parametrize(
+    "version", ["0.0.0", "10.20.30", "1.0.0-0.3.7", "1.0.0-rc.1", "1.0.0--", "1.0.0+21.AF-b"]
+)
+def test_a_version_is_a_semantic_one(version: str) -> None:
+    """Releases tell instances apart by it, so anything of semver.org's form is taken as it is."""
+    config = MeshConfig.from_env({"MESH_VERSION": version}, version="1.2.3")
+
+    assert config.version == version
 
 
 def test_a_wildcard_must_be_told_what_to_advertise() -> None:

@@ -395,6 +395,30 @@ async def test_intentions_are_matched_by_destination(consul: AnyConsul, api: Con
     assert nobody.data == {"open": None}
 
 
+async def test_keys_are_listed_by_prefix_and_wake_who_waits(
+    consul: AnyConsul, api: ConsulApi
+) -> None:
+    """Values come in base64, an empty one as null; no key is an answer, and a deletion wakes."""
+    query = Query.keys("flags/a/")
+    url = f"{consul.url}/v1/kv/flags"
+    none = await api.ask(query)
+    async with aiohttp.ClientSession(raise_for_status=True) as session:
+        for key, value in (("a/one", "1"), ("a/", ""), ("ab/other", "2")):
+            await session.put(f"{url}/{key}", data=value)
+        some = await asked_until(api, query, lambda data: data is not None)
+        waiting = asyncio.create_task(
+            api.ask(query, index=some.index, wait=timedelta(seconds=30)), name="waits"
+        )
+        await session.delete(f"{url}/a/one")
+        fewer = await waiting
+        await session.delete(f"{url}/a/")
+        await session.delete(f"{url}/ab/other")
+
+    assert none.data is None
+    assert ("flags/a/one", "MQ==") in [(each["Key"], each["Value"]) for each in some.data]
+    assert [(each["Key"], each["Value"]) for each in fewer.data] == [("flags/a/", None)]
+
+
 async def test_a_registration_without_a_name_is_refused(consul: AnyConsul) -> None:
     """What Consul cannot take is 400."""
     async with (
