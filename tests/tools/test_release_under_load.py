@@ -16,7 +16,7 @@ import pytest
 from consulmesh.consul_api import ConsulApi, Query
 from consulmesh.testing import RealConsul, real_consul
 from tests.consulmesh.consuls import asked_until
-from tests.consulmesh.test_xds_processes import Process, caller, passing
+from tests.consulmesh.processes import Process, caller, passing
 from tests.consulmesh.xds_world import call
 from tests.tools.test_config_entries import put
 from tools.binaries import ROOT
