@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from consulmesh import Mesh, MeshConfig
 from consulmesh.testing import RealConsul
 from tests.consulmesh.xds_world import until
 
@@ -77,3 +78,20 @@ async def shared_ads(consul: RealConsul, folder: Path, **env: str) -> AsyncItera
         yield process
     finally:
         await process.kill()
+
+
+@asynccontextmanager
+async def caller(consul: RealConsul, folder: Path) -> AsyncIterator[Mesh]:
+    """Join the mesh as who calls."""
+    config = MeshConfig(version="1", consul_url=consul.url, state_dir=folder, isolated=True)
+    async with Mesh.join("caller", config) as mesh:
+        yield mesh
+
+
+def passing(data: list[dict[str, Any]]) -> set[str]:
+    """Return the ids of the passing instances in an answer of Consul's health endpoint."""
+    return {
+        entry["Service"]["ID"]
+        for entry in data
+        if all(check["Status"] == "passing" for check in entry["Checks"])
+    }

@@ -6,19 +6,18 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import aiohttp
 import grpc
 import pytest
 
-from consulmesh import Mesh, MeshConfig
 from consulmesh.consul_api import ConsulApi, Query
 from consulmesh.testing import RealConsul, real_consul
 from consulmesh.testing.ports import free_port
 from consulmesh.xds.bootstrap import channel_options
 from tests.consulmesh.consuls import asked_until
-from tests.consulmesh.processes import Process, shared_ads
+from tests.consulmesh.processes import Process, caller, passing, shared_ads
 from tests.consulmesh.xds_process import SERVICE
 from tests.consulmesh.xds_world import call, until
 
@@ -42,23 +41,6 @@ async def echo(consul: RealConsul, folder: Path, **env: str) -> AsyncIterator[Pr
         yield process
     finally:
         await process.kill()
-
-
-@asynccontextmanager
-async def caller(consul: RealConsul, folder: Path) -> AsyncIterator[Mesh]:
-    """Join the mesh as who calls."""
-    config = MeshConfig(version="1", consul_url=consul.url, state_dir=folder, isolated=True)
-    async with Mesh.join("caller", config) as mesh:
-        yield mesh
-
-
-def passing(data: list[dict[str, Any]]) -> set[str]:
-    """Return the ids of the passing instances in an answer of Consul's health endpoint."""
-    return {
-        entry["Service"]["ID"]
-        for entry in data
-        if all(check["Status"] == "passing" for check in entry["Checks"])
-    }
 
 
 async def until_passing(consul: RealConsul, *ids: str) -> float:
