@@ -42,6 +42,8 @@ class MeshConfig:
 
     `instance_id` is None where the next free slot decides. `advertise_host` is an IP literal
     (gRPC core's endpoints are addresses, not names) and None where `host` itself is reachable.
+    With `secure` all calls are mTLS, certificates come from Consul's gRPC API at `consul_grpc`, and
+    intentions decide who may call; `consul_roots` (PEM) are those of Consul's own certificate.
     `metrics_port` 0 takes any free port, None serves no metrics; `admin_port` likewise, of a
     process that serves something other than gRPC. `queue` says when a server sheds calls; with None
     it never does. With a `locality` instances near it are called first.
@@ -50,6 +52,9 @@ class MeshConfig:
     version: str
     consul_url: str = "http://127.0.0.1:8500"
     consul_token: str | None = field(default=None, repr=False)
+    consul_roots: Path | None = None
+    consul_grpc: str = "127.0.0.1:8502"
+    secure: bool = False
     instance_id: str | None = None
     state_dir: Path = Path(".run")
     host: str = "127.0.0.1"
@@ -78,7 +83,10 @@ class MeshConfig:
         return cls(
             version=env.read("MESH_VERSION", semantic_version, version),
             consul_url=_consul_url(env),
-            consul_token=env.read("CONSUL_HTTP_TOKEN", str, None),
+            consul_token=_token(env),
+            consul_roots=env.read("CONSUL_CACERT", _file, None),
+            consul_grpc=env.read("CONSUL_GRPC_ADDR", _host_and_port, "127.0.0.1:8502"),
+            secure=env.read("MESH_SECURE", _boolean, default=False),
             instance_id=env.read("MESH_INSTANCE_ID", _instance_id, None),
             state_dir=env.read("MESH_STATE_DIR", Path, Path(".run")),
             host=host,
@@ -132,6 +140,27 @@ def _url(text: str, scheme: str) -> str:
     default_port = 443 if parts.scheme == "https" else 8500
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{parts.scheme}://{host}:{parts.port or default_port}"
+
+
+def _token(env: Environment) -> str | None:
+    """The token itself, or what is in a file, so that it need not be in the environment."""
+    file = env.read("CONSUL_HTTP_TOKEN_FILE", _file, None)
+    in_file = None if file is None else file.read_text(encoding="utf-8").strip()
+    return env.read("CONSUL_HTTP_TOKEN", str, in_file or None)
+
+
+def _file(text: str) -> Path:
+    path = Path(text)
+    if not path.is_file():
+        raise ValueError(f"there is no file {text}")
+    return path
+
+
+def _host_and_port(text: str) -> str:
+    host, colon, port = text.rpartition(":")
+    if not (host and colon and port.isdecimal() and int(port) < 1 << 16):
+        raise ValueError(f"{text!r} is not host:port")
+    return text
 
 
 def _advertise_host(env: Environment, host: str) -> str | None:

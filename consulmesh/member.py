@@ -14,6 +14,7 @@ from consulmesh.admission import QueueAdmission
 from consulmesh.channel import MeshChannel
 from consulmesh.config import MeshConfig
 from consulmesh.lifecycle import Jobs, drained_by_signals
+from consulmesh.policies import Authorization
 from consulmesh.registration import Check
 from consulmesh.server import MeshServer
 
@@ -79,6 +80,7 @@ class Member(ABC):
             instance=instance,
             status_codes=status_codes,
             admission=None if queue is None else QueueAdmission(queue),
+            authorization=self._authorization(),
         )
 
     def start(self, coroutine: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
@@ -103,7 +105,11 @@ class Member(ABC):
         RuntimeError when the port is taken.
         """
         with drained_by_signals(self.draining):
-            port = server.add_insecure_port(f"{literal(self.config.host)}:{self.config.port}")
+            if (first := self._before_serving()) is not None:
+                await self._before_draining(first)
+            if self.draining.is_set():
+                return
+            port = self._bind(server, f"{literal(self.config.host)}:{self.config.port}")
             await server.start()
             self.address = self._reached_at(port)
             try:
@@ -121,6 +127,18 @@ class Member(ABC):
         while self._channels:
             _, channel = self._channels.popitem()
             await channel.close()
+
+    def _authorization(self) -> Authorization | None:
+        """Return who decides which peers may call; None lets everybody."""
+        return None
+
+    def _before_serving(self) -> Awaitable[None] | None:
+        """Return what a server must wait for before it listens, if anything."""
+        return None
+
+    def _bind(self, server: MeshServer, address: str) -> int:
+        """Let a server listen; return the port."""
+        return server.add_insecure_port(address)
 
     @abstractmethod
     def _connected(self, upstream: str, *, relay_token: bool, hedged: bool) -> MeshChannel:

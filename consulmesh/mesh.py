@@ -4,8 +4,9 @@ import asyncio
 import os
 import resource
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final, Self, TypeVar
@@ -24,7 +25,10 @@ from consulmesh.garbage import collected_rarely
 from consulmesh.lifecycle import JobFailedError, drained_by_signals
 from consulmesh.member import Member, literal
 from consulmesh.metrics import metrics_endpoint
+from consulmesh.policies import Authorization
 from consulmesh.registration import Check, Registration
+from consulmesh.security import Security
+from consulmesh.server import MeshServer
 from consulmesh.slots import Slot, SlotTakenError
 from consulmesh.topology import START_TIME, Topology, topology
 from consulmesh.xds.bootstrap import bootstrap, channel_options, installed
@@ -62,6 +66,7 @@ class Mesh(Member):
         ads: AdsServicer,
         metrics_port: int | None,
         options: tuple[tuple[str, Any], ...],
+        security: Security | None = None,
     ) -> None:
         super().__init__(
             service,
@@ -73,6 +78,8 @@ class Mesh(Member):
         self.ads = ads
         self._consul = consul
         self._directory = directory
+        self._security = security
+        self._health_port: int | None = None
         self._flags: list[Flags] = []
         self._options = (*CHANNEL_OPTIONS, *options)
         self._start_time = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
@@ -130,13 +137,24 @@ class Mesh(Member):
             folder = config.state_dir / "slots"
             slot = stack.enter_context(Slot.take(folder, service, config.instance_id))
             consul = await stack.enter_async_context(
-                ConsulApi(config.consul_url, config.consul_token)
+                ConsulApi(config.consul_url, config.consul_token, config.consul_roots)
             )
             catalog = await stack.enter_async_context(Catalog(consul, service))
-            directory = Directory(catalog, config.locality)
+            security = None
+            if config.secure:
+                own = config.state_dir / "identities" / slot.instance_id
+                joining = Security.joined(service, config, consul, catalog, own.absolute())
+                security = await stack.enter_async_context(joining)
+            directory = Directory(catalog, config.locality, security.domains if security else None)
+            if security:
+                security.identity.on_domains = directory.renew
             ads = AdsServicer(directory)
             ads_port = await stack.enter_async_context(_serving(ads))
-            xds = bootstrap(f"127.0.0.1:{ads_port}", node=slot.instance_id)
+            xds = bootstrap(
+                f"127.0.0.1:{ads_port}",
+                node=slot.instance_id,
+                providers=security.identity.provider() if security else {},
+            )
             if not config.isolated:
                 stack.enter_context(installed(xds))
             mesh = cls(
@@ -148,20 +166,41 @@ class Mesh(Member):
                 ads=ads,
                 metrics_port=await _metrics(stack, config, catalog, directory, ads),
                 options=channel_options(xds) if config.isolated else (),
+                security=security,
             )
             stack.push_async_callback(mesh.aclose)
+            if security:
+                mesh.start(security.identity.keep(), name="identity")
             yield mesh
 
     def _connected(self, upstream: str, *, relay_token: bool, hedged: bool) -> MeshChannel:
         self._directory.listen(upstream, _ignore)  # its timeouts must be at hand
         return MeshChannel(
-            grpc.aio.insecure_channel(f"xds:///{upstream}", options=self._options),
+            self._channel_to(f"xds:///{upstream}"),
             upstream=upstream,
             caller=self.service,
             relay_token=relay_token,
             route_timeouts=partial(self._directory.timeout, upstream),
             choice=partial(self._directory.endpoint_count, upstream) if hedged else None,
         )
+
+    def _channel_to(self, target: str) -> grpc.aio.Channel:
+        if self._security is None:
+            return grpc.aio.insecure_channel(target, options=self._options)
+        credentials = self._security.channel_credentials()
+        return grpc.aio.secure_channel(target, credentials, options=self._options)
+
+    def _authorization(self) -> Authorization | None:
+        return self._security.authorization if self._security else None
+
+    def _before_serving(self) -> Awaitable[None] | None:
+        return self._security.ready() if self._security else None
+
+    def _bind(self, server: MeshServer, address: str) -> int:
+        if self._security is None:
+            return super()._bind(server, address)
+        self._health_port = server.add_health_port(f"{literal(self.config.host)}:0")
+        return server.add_secure_port(address, self._security.identity.server_credentials())
 
     @asynccontextmanager
     async def _administered(self) -> AsyncIterator[Mapping[str, str]]:
@@ -170,7 +209,9 @@ class Mesh(Member):
             yield {}
             return
         server = self.server(status_codes={})
-        port = server.add_insecure_port(f"{literal(self.config.host)}:{self.config.admin_port}")
+        if (first := self._before_serving()) is not None:
+            await first
+        port = self._bind(server, f"{literal(self.config.host)}:{self.config.admin_port}")
         await server.start()
         try:
             await server.set_serving(serving=True)
@@ -182,6 +223,8 @@ class Mesh(Member):
     async def _listed(
         self, port: int, check: Check, meta: Mapping[str, str]
     ) -> AsyncIterator[None]:
+        if self._health_port is not None and check.grpc_service is not None:
+            check = replace(check, port=self._health_port)
         with collected_rarely():  # from here on it is warm
             async with Announcement(self._consul, self._registration(port, check, meta)):
                 yield

@@ -4,7 +4,7 @@ Consul's names are Envoy's. Where gRPC core has something near to what they mean
 the difference told; the whole table is in docs/operations.md.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, Self
@@ -19,9 +19,14 @@ from consulmesh.xds.messages import (
     LoadBalancingPolicy,
     OutlierDetection,
     RoundRobin,
+    TransportSocket,
+    UpstreamTlsContext,
     WrrLocality,
     pack,
 )
+
+PROVIDER: Final = "mesh"
+"""The name of the bootstrap's certificate provider."""
 
 _ADS: Final = ConfigSource(ads={}, resource_api_version="V3")
 _POLICIES: Final = {
@@ -83,8 +88,17 @@ class CallerPolicy:
         return cls(most=limits.get(_LIMIT), passive=passive)
 
 
-def cluster(name: str, balancer: Json, caller: CallerPolicy, warn: Warn) -> Any:
-    """Return a cluster that takes its endpoints from ADS."""
+def cluster(
+    name: str,
+    balancer: Json,
+    caller: CallerPolicy,
+    warn: Warn,
+    identities: Sequence[str] = (),
+) -> Any:
+    """Return a cluster that takes its endpoints from ADS.
+
+    With identities (URIs) its connections are mTLS, and an endpoint must show one of these.
+    """
     made = Cluster(
         name=name,
         type="EDS",
@@ -94,6 +108,8 @@ def cluster(name: str, balancer: Json, caller: CallerPolicy, warn: Warn) -> Any:
     if caller.most is not None:
         threshold = {"max_requests": {"value": caller.most}}
         made.circuit_breakers.CopyFrom(CircuitBreakers(thresholds=[threshold]))
+    if identities:
+        made.transport_socket.CopyFrom(_mutual_tls(identities))
     if caller.passive:
         made.outlier_detection.CopyFrom(_outlier_detection(caller.passive))
     return made
@@ -166,6 +182,21 @@ def _weighted() -> Any:
 def _policy(name: str, config: Any) -> Any:
     named = {"name": f"envoy.load_balancing_policies.{name}", "typed_config": pack(config)}
     return LoadBalancingPolicy.Policy(typed_extension_config=named)
+
+
+def _mutual_tls(identities: Sequence[str]) -> Any:
+    """GRFC A29: our certificate and the roots come from the bootstrap's certificate provider."""
+    provider = {"instance_name": PROVIDER}
+    context = UpstreamTlsContext(
+        common_tls_context={
+            "tls_certificate_provider_instance": provider,
+            "validation_context": {
+                "ca_certificate_provider_instance": provider,
+                "match_subject_alt_names": [{"exact": uri} for uri in identities],
+            },
+        }
+    )
+    return TransportSocket(name="envoy.transport_sockets.tls", typed_config=pack(context))
 
 
 def _outlier_detection(passive: Json) -> Any:

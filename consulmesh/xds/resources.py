@@ -6,7 +6,7 @@ lead to resolvers, a resolver has a target, and targets have instances. The mapp
 map becomes a warning, so that no policy is lost silently.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ from google.protobuf import any_pb2
 
 from consulmesh.catalog import Upstream
 from consulmesh.instances import Locality
+from consulmesh.spiffe import SpiffeId
 from consulmesh.xds import clusters, endpoints
 from consulmesh.xds.chain import RequestTimeout, Warn
 from consulmesh.xds.clusters import CallerPolicy
@@ -52,10 +53,13 @@ class Resources:
         return span.total_seconds() if span else None
 
 
-def resources(upstream: Upstream, near: Locality | None = None) -> Resources:
+def resources(
+    upstream: Upstream, near: Locality | None = None, domains: Sequence[str] = ()
+) -> Resources:
     """Return the resources of an upstream: a listener with its routes, its clusters, endpoints.
 
-    `near` is where the caller runs: of a target's instances, those near it are called first.
+    `near` is where the caller runs: of a target's instances, those near it are called first. With
+    trust domains calls are mTLS, to who shows the SPIFFE id of the service in one of them.
     """
     warnings: list[str] = []
     warn = warnings.append
@@ -71,7 +75,13 @@ def resources(upstream: Upstream, near: Locality | None = None) -> Resources:
         for name, destination in walk.clusters.items()
     }
     made = {
-        name: clusters.cluster(name, destination.balancer, caller, partial(_warn_of, name, warn))
+        name: clusters.cluster(
+            name,
+            destination.balancer,
+            caller,
+            partial(_warn_of, name, warn),
+            _identities(upstream, destination.targets, domains),
+        )
         for name, destination in walk.clusters.items()
     }
     return Resources(
@@ -108,6 +118,20 @@ def _listener(name: str, table: Iterable[Any]) -> Any:
         http_filters=[HttpFilter(name="router", typed_config=pack(Router()))],
     )
     return Listener(name=name, api_listener={"api_listener": pack(manager)})
+
+
+def _identities(
+    upstream: Upstream, targets: Sequence[str], domains: Sequence[str]
+) -> Sequence[str]:
+    """Return the SPIFFE ids of the services behind targets; those of peers are not known."""
+    services = [upstream.chain["Targets"][target] for target in targets]
+    found = {
+        SpiffeId(domain=domain, datacenter=about["Datacenter"], service=about["Service"]): None
+        for about in services
+        if not about.get("Peer")
+        for domain in domains
+    }
+    return [str(each) for each in found]
 
 
 def _warn_of(cluster: str, warn: Warn, reason: str) -> None:

@@ -25,6 +25,9 @@ def test_every_variable_is_read() -> None:
             "CONSUL_HTTP_ADDR": "consul.example:8501",
             "CONSUL_HTTP_SSL": "true",
             "CONSUL_HTTP_TOKEN": "secret",
+            "CONSUL_CACERT": __file__,
+            "CONSUL_GRPC_ADDR": "consul.example:8503",
+            "MESH_SECURE": "true",
             "MESH_VERSION": "9.9.9",
             "MESH_INSTANCE_ID": "booking-7",
             "MESH_STATE_DIR": "/var/lib/mesh",
@@ -46,6 +49,9 @@ def test_every_variable_is_read() -> None:
     assert config == MeshConfig(
         consul_url="https://consul.example:8501",
         consul_token="secret",
+        consul_roots=Path(__file__),
+        consul_grpc="consul.example:8503",
+        secure=True,
         version="9.9.9",
         instance_id="booking-7",
         state_dir=Path("/var/lib/mesh"),
@@ -93,6 +99,10 @@ def test_consul_is_an_address_or_a_url(text: str, url: str) -> None:
         ("MESH_VERSION", "1.2.3-rc..1"),
         ("MESH_VERSION", "1.2.3-01"),
         ("MESH_VERSION", "latest"),
+        ("CONSUL_CACERT", "/no/such/file"),
+        ("CONSUL_HTTP_TOKEN_FILE", "/no/such/file"),
+        ("CONSUL_GRPC_ADDR", "8502"),
+        ("MESH_SECURE", "perhaps"),
         ("MESH_INSTANCE_ID", "../booking"),
         ("MESH_HOST", "no such host"),
         ("MESH_PORT", "65536"),
@@ -144,3 +154,14 @@ def test_the_token_is_not_shown() -> None:
     config = MeshConfig(version="1", consul_token="secret")
 
     assert "secret" not in repr(config)
+
+
+def test_a_token_may_be_in_a_file(tmp_path: Path) -> None:
+    """So it need not be in the environment, which wins where both are."""
+    file = tmp_path / "token"
+    file.write_text("from-file\n")
+    named = {"CONSUL_HTTP_TOKEN_FILE": str(file)}
+
+    assert MeshConfig.from_env(named, version="1.0.0").consul_token == "from-file"
+    both = named | {"CONSUL_HTTP_TOKEN": "direct"}
+    assert MeshConfig.from_env(both, version="1.0.0").consul_token == "direct"
