@@ -15,6 +15,8 @@ from typing import Final
 from consulmesh.context import CallContext, Criticality, TraceContext
 
 TRACEPARENT: Final = "traceparent"
+BAGGAGE: Final = "baggage"
+"""W3C Baggage, carried as it came: routes match it, so that a preview holds on every hop."""
 REQUEST_ID: Final = "x-request-id"
 CRITICALITY: Final = "mesh-criticality"
 CALLER: Final = "mesh-caller"
@@ -28,6 +30,7 @@ _ATTEMPTS: Final = "grpc-previous-rpc-attempts"
 
 _BEARER: Final = "bearer "
 _LONGEST_ID: Final = 128
+_LONGEST_BAGGAGE: Final = 1024
 _MILLISECONDS: Final = re.compile("[0-9]{1,6}")  # beyond, gRPC core sends minutes and hours
 _STEPS: Final = ((1_000, 1), (10_000, 10), (100_000, 100))
 _EDGE: Final = 3  # milliseconds, more than gRPC core's clock may add to a timeout
@@ -120,6 +123,7 @@ def _read(metadata: Iterable[tuple[str, str | bytes]], deadline: float | None) -
         request_id=(request_id and _identifier(request_id)) or trace.trace_id,
         criticality=_criticality(criticality) if criticality else Criticality.CRITICAL,
         token=_bearer_token(token) if token else None,
+        baggage=_identifier(get(BAGGAGE), _LONGEST_BAGGAGE),
         caller=_identifier(get(CALLER)),
     )
 
@@ -136,6 +140,8 @@ def inject(context: CallContext, *, caller: str, relay_token: bool) -> tuple[tup
         pairs += ((REQUEST_ID, context.request_id),)
     if context.criticality is not Criticality.CRITICAL:
         pairs += ((CRITICALITY, context.criticality.value),)
+    if context.baggage is not None:
+        pairs += ((BAGGAGE, context.baggage),)
     if relay_token and context.token is not None:
         pairs += ((AUTHORIZATION, f"Bearer {context.token}"),)
     return pairs
@@ -150,9 +156,9 @@ def _criticality(value: str | bytes) -> Criticality:
     return _CRITICALITIES.get(_text(value) or "", Criticality.CRITICAL)
 
 
-def _identifier(value: str | bytes | None) -> str | None:
+def _identifier(value: str | bytes | None, longest: int = _LONGEST_ID) -> str | None:
     """The value when it can stand in a log line and in a header as it is."""
-    if not isinstance(value, str) or not 0 < len(value) <= _LONGEST_ID:
+    if not isinstance(value, str) or not 0 < len(value) <= longest:
         return None
     return value if value.isascii() and value.isprintable() else None
 
