@@ -5,7 +5,7 @@ import os
 import resource
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -42,6 +42,9 @@ ADMIN_PORT: Final = "admin_port"
 """Key in an instance's Meta of the port of its admin services, where that is not its own port."""
 WATCHERS_NOTICE_SECONDS: Final = 0.1
 """From the deregistration until the last watcher sent its last new call, with a wide margin."""
+
+FIRST_CERTIFICATE_SECONDS: Final = 2.0
+"""What a process waits for its first certificate before it goes on to what needs none."""
 
 T = TypeVar("T")
 
@@ -171,6 +174,9 @@ class Mesh(Member):
             stack.push_async_callback(mesh.aclose)
             if security:
                 mesh.start(security.identity.keep(), name="identity")
+                # gRPC core complains of files that are not there yet; without Consul it has to
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(security.ready(), FIRST_CERTIFICATE_SECONDS)
             yield mesh
 
     def _connected(self, upstream: str, *, relay_token: bool, hedged: bool) -> MeshChannel:
