@@ -11,6 +11,7 @@ import json
 import os
 import time
 import uuid
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
@@ -39,6 +40,7 @@ _ROLES: Final = ("roles",)
 _REQUIRED: Final = ["exp", "iat", "iss", "aud", "sub"]
 _CLOCK_SKEW: Final = timedelta(seconds=5)
 _LONGEST_TOKEN: Final = 4096
+_REMEMBERED: Final = 4096  # tokens
 
 DEFAULT_ISSUER: Final = "https://issuer.flightmesh.local"
 DEFAULT_AUDIENCE: Final = "flightmesh"
@@ -53,12 +55,27 @@ class User:
     roles: frozenset[str] = frozenset()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Verified:
+    """What was found of a token: it holds as long as its key does, between two moments."""
+
+    user: User
+    signed_by: tuple[str, str]
+    key: PyJWK
+    begins: int
+    ends: int
+
+
 class TokenVerifier:
     """Tells the user of a token.
 
     Issuer, audience, algorithms and types are what we expect, whatever a token says of itself;
     `types` are in lower case, "" is that of a token without one. `roles` is the path of the claim
     that names the user's roles.
+
+    A token that comes again is not verified again while its key is the issuer's and its time is not
+    over: a signature costs more than all else about a small call. State: what was found of the
+    tokens seen last, by their digests.
     """
 
     def __init__(
@@ -77,6 +94,7 @@ class TokenVerifier:
         self._algorithms = sorted(algorithms)
         self._types = types
         self._roles = roles
+        self._verified: OrderedDict[bytes, _Verified] = OrderedDict()
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str], state_dir: Path) -> Self:
@@ -115,15 +133,38 @@ class TokenVerifier:
     async def _user(self, token: str) -> User:
         if len(token) > _LONGEST_TOKEN:
             raise jwt.InvalidTokenError("too long")
-        key = await self._keys.find(*self._signed_by(token))
+        digest = sha256(token.encode()).digest()
+        known = self._verified.get(digest)
+        if known is not None and await self._holds(known):
+            self._verified.move_to_end(digest)
+            return known.user
+        signed_by = self._signed_by(token)
+        key = await self._keys.find(*signed_by)
         if key is None:
             raise jwt.InvalidTokenError("signed by a key that we do not know")
         claims = self._claims(token, key)
         if not claims["sub"]:
             raise jwt.InvalidTokenError("nobody's")
-        return User(
+        user = User(
             issuer=claims["iss"], subject=claims["sub"], roles=_roles_in(claims, self._roles)
         )
+        self._verified[digest] = _Verified(
+            user=user,
+            signed_by=signed_by,
+            key=key,
+            begins=max(int(claims["iat"]), int(claims.get("nbf", 0))),
+            ends=int(claims["exp"]),
+        )
+        if len(self._verified) > _REMEMBERED:
+            self._verified.popitem(last=False)
+        return user
+
+    async def _holds(self, known: _Verified) -> bool:
+        """Whether a token that was good is good now: PyJWT would compare the same times."""
+        skew = _CLOCK_SKEW.total_seconds()
+        if not known.begins - skew <= time.time() < known.ends + skew:
+            return False
+        return await self._keys.find(*known.signed_by) is known.key
 
     def _signed_by(self, token: str) -> tuple[str, str]:
         """The id and the algorithm of the key, once all else in the header is as we expect it."""

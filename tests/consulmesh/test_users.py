@@ -272,6 +272,52 @@ async def test_a_rotated_key_is_picked_up_and_the_old_one_dropped(tmp_path: Path
     assert await refused(verifier, before) == INVALID
 
 
+async def test_a_token_that_comes_again_costs_no_signature(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as its key is there and its time is not over; a new key set has it looked at anew."""
+    issuer = LocalIssuer(tmp_path, ISSUER, AUDIENCE)
+    verifier = TokenVerifier(ISSUER, AUDIENCE, KeyFile(tmp_path / "jwks.json"))
+    read: list[str] = []
+    claims = verifier._claims
+
+    def counted(token: str, key: jwt.PyJWK) -> dict[str, Any]:
+        read.append(token)
+        return claims(token, key)
+
+    monkeypatch.setattr(verifier, "_claims", counted)
+    ann, bob = (issuer.token(name, ["customer"]) for name in ("ann", "bob"))
+    for _ in range(3):
+        assert (await verifier.verify(ann)).subject == "ann"
+        assert (await verifier.verify(bob)).subject == "bob"
+    once = list(read)
+    monkeypatch.setattr("consulmesh.users.time.time", lambda: time.time_ns() / 1e9 + 7200)
+    await verifier.verify(ann)  # by PyJWT's clock it is good still
+    monkeypatch.undo()
+
+    assert once == [ann, bob]
+    assert read == [ann, bob, ann]
+
+
+async def test_no_more_tokens_are_remembered_than_there_is_room_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those seen last are; refused ones never."""
+    monkeypatch.setattr("consulmesh.users._REMEMBERED", 3)
+    issuer = LocalIssuer(tmp_path, ISSUER, AUDIENCE)
+    verifier = TokenVerifier(ISSUER, AUDIENCE, KeyFile(tmp_path / "jwks.json"))
+    for number in range(10):
+        await verifier.verify(issuer.token(f"user-{number}", []))
+    with pytest.raises(Unauthenticated):
+        await verifier.verify("no.token.atall")
+
+    assert [each.user.subject for each in verifier._verified.values()] == [
+        "user-7",
+        "user-8",
+        "user-9",
+    ]
+
+
 async def test_an_unreadable_key_file_keeps_the_last_good_keys(tmp_path: Path) -> None:
     """A half-written file does not lock everybody out."""
     issuer = LocalIssuer(tmp_path, ISSUER, AUDIENCE)
