@@ -36,6 +36,14 @@ from consulmesh.xds.servicer import AdsServicer
 WATCHERS_NOTICE_SECONDS: Final = 0.1
 """From the deregistration until the last watcher sent its last new call, with a wide margin."""
 
+RECONNECT_OPTIONS: Final = (
+    # gRPC stretches its pauses up to two minutes: after a partition nobody waits for so long here,
+    # where what stays away is taken out of the set by its check
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    # a connection that is accepted and then not answered is given up: gRPC's own bound is 20 s
+    ("grpc.min_reconnect_backoff_ms", 3_000),
+)
+
 log = structlog.get_logger()
 
 
@@ -68,7 +76,7 @@ class Mesh(Member):
         self.ads = ads
         self._consul = consul
         self._directory = directory
-        self._options = (*CHANNEL_OPTIONS, *options)
+        self._options = (*CHANNEL_OPTIONS, *RECONNECT_OPTIONS, *options)
         self._start_time = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
     @classmethod
