@@ -9,7 +9,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from http import HTTPStatus
@@ -32,11 +32,23 @@ limits { http_max_conns_per_client = 2000 }
 
 
 class RealConsul:
-    """An agent that can be stopped, killed, paused and started again on the same ports."""
+    """An agent that can be stopped, killed, paused and started again on the same ports.
 
-    def __init__(self, program: Path, folder: Path) -> None:
+    It is a cluster by itself unless `role` says otherwise, in words of Consul's command line.
+    """
+
+    def __init__(
+        self,
+        program: Path,
+        folder: Path,
+        *,
+        node: str = "test",
+        role: Sequence[str] = ("-server", "-bootstrap-expect=1"),
+    ) -> None:
+        self.node = node
         self._program = program
         self._folder = folder
+        self._role = role
         self._ports: tuple[int, int, int] = (free_port(), free_port(), free_port())
         self._process: asyncio.subprocess.Process | None = None
 
@@ -44,6 +56,16 @@ class RealConsul:
     def url(self) -> str:
         """Where its HTTP API listens."""
         return f"http://127.0.0.1:{self._ports[0]}"
+
+    @property
+    def rpc_address(self) -> str:
+        """Where a server listens for other agents, as Consul names it."""
+        return f"127.0.0.1:{self._ports[1]}"
+
+    @property
+    def gossip_address(self) -> str:
+        """Where others join it."""
+        return f"127.0.0.1:{self._ports[2]}"
 
     async def start(self, *, empty: bool = False) -> None:
         """Start it with the data it had or, `empty`, without, and wait until it has a leader."""
@@ -87,9 +109,8 @@ class RealConsul:
         return [
             str(self._program),
             "agent",
-            "-server",
-            "-bootstrap-expect=1",
-            "-node=test",
+            *self._role,
+            f"-node={self.node}",
             "-bind=127.0.0.1",
             f"-data-dir={self._data}",
             f"-config-file={settings}",

@@ -20,7 +20,7 @@ from consulmesh.consul_api import ConsulApi, Query
 from consulmesh.testing import RealConsul, real_consul
 from consulmesh.testing.ports import free_port
 from consulmesh.xds.bootstrap import channel_options
-from tests.consulmesh.consuls import asked_until
+from tests.consulmesh.consuls import AnyConsul, asked_until
 from tests.consulmesh.xds_process import SERVICE
 from tests.consulmesh.xds_world import call, until
 
@@ -44,7 +44,7 @@ class Process:
         self.lines: list[dict[str, Any]] = []
 
     @classmethod
-    async def start(cls, module: str, consul: RealConsul, folder: Path, **env: str) -> "Process":
+    async def start(cls, module: str, consul: AnyConsul, folder: Path, **env: str) -> "Process":
         """Run a module with an environment of its own."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -64,6 +64,11 @@ class Process:
         """Wait for a log event; return its line."""
         await until(lambda: any(line["event"] == event for line in self.lines), seconds=20)
         return next(line for line in self.lines if line["event"] == event)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal."""
@@ -99,7 +104,7 @@ async def echo(consul: RealConsul, folder: Path, **env: str) -> AsyncIterator[Pr
 
 
 @asynccontextmanager
-async def caller(consul: RealConsul, folder: Path) -> AsyncIterator[Mesh]:
+async def caller(consul: AnyConsul, folder: Path) -> AsyncIterator[Mesh]:
     """Join the mesh as who calls."""
     config = MeshConfig(version="1", consul_url=consul.url, state_dir=folder, isolated=True)
     async with Mesh.join("caller", config) as mesh:
