@@ -140,7 +140,7 @@ async def test_d7_two_services_are_parted(
     )
 
     assert set(during.codes) <= {"DEADLINE_EXCEEDED", "UNAVAILABLE"}
-    assert during.waited(1) <= 2000 * DEADLINE
+    assert during.waited(0.5) <= 2000 * DEADLINE
     assert converged < CONVERGED
 
 
@@ -195,10 +195,11 @@ async def test_l1_a_dependency_is_slow(
 
     assert usual.outcomes.failures == ()
     assert len(outcomes.failures) == len(outcomes)
-    assert outcomes.waited(0.99) <= 2000 * DEADLINE
+    assert outcomes.waited(0.5) <= 2000 * DEADLINE
+    assert outcomes.waited(0.99) < LATENCY
     assert not too_much(before, after)
     assert far["working"] == 0
-    assert len(cancelled) == (len(outcomes) if slow is slow_handler else 0)
+    assert bool(cancelled) is (slow is slow_handler)
 
 
 async def settled(
