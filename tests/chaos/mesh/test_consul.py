@@ -185,7 +185,7 @@ async def test_d3_a_service_starts_without_consul(tmp_path: Path) -> None:
         f"{UNHEARD:.0f} s later, at most",
     )
 
-    assert answer == b"echo-1".decode()
+    assert answer == "echo-1"
     assert max(spans) <= BACK
 
 
