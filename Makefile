@@ -19,7 +19,7 @@ SUBJECT ?= ann
 SECONDS_OF_LOAD ?= 30
 OWN_POSTGRES := $(if $(DATABASE_URL),,$(filter postgres,$(DATABASE)))
 
-.PHONY: help up down ps sagas logs clean test check format proto token grpcurl load bench chaos lock baseline
+.PHONY: help up down ps sagas release restart logs clean test check format proto token grpcurl load bench chaos lock baseline
 
 help: ## List the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -32,6 +32,12 @@ ps: $(RUNTIME) ## Table of the instances, from Consul
 
 sagas: $(RUNTIME) ## Table of the bookings that are under way: age, step, attempts (LIMIT=1000: so many)
 	@$(BIN)/python -m tools.sagas --limit $(or $(LIMIT),100)
+
+release: $(RUNTIME) ## Canary, blue/green, preview, promote, rollback, status of a service (ARGS='canary booking --to 0.2.0 --weight 10')
+	@$(BIN)/python -m tools.release $(ARGS)
+
+restart: $(RUNTIME) ## Restart the instances in turn, each when the one before passes (SERVICE=booking: only those)
+	@$(SYSTEM) restart $(SERVICE)
 
 logs: $(RUNTIME) ## Follow the logs (OF=booking: only those)
 	@$(SYSTEM) logs $(OF)

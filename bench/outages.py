@@ -131,8 +131,8 @@ async def shown(subject: Subject, basis: str) -> float:
     async with asyncio.timeout(_PATIENCE):
         while True:
             async with subject.http.get(url, params=query_of(some_searches()[0])) as answer:
-                body = await answer.json()
-            if {each["price"]["basis"] for each in body["itineraries"]} == {basis}:
+                found = (await answer.json())["itineraries"] if answer.ok else ()  # 503: busy
+            if {each["price"]["basis"] for each in found} == {basis}:
                 return loop.time() - began
             await asyncio.sleep(POLL)
 

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from consulmesh.consul_api import ConsulApi, Query
 from consulmesh.instances import REREGISTRATION_WINDOW, Instance
-from consulmesh.targets import Target, health_query
+from consulmesh.targets import Target, awaited, health_query
 from consulmesh.watch import Change, Watch, WatchState
 
 LINGER = timedelta(minutes=1)
@@ -28,7 +28,8 @@ class Upstream:
     `chain` is the compiled discovery chain (the object under "Chain") and `defaults` the calling
     service's service-defaults entry (empty where there is none), both as Consul answered: read
     only. `instances_by_target` has the usable instances of every target of the chain, by target
-    id, ordered by address and port; a target without any is there with an empty tuple.
+    id, ordered by address and port; a target without any is there with an empty tuple, and so is
+    one of another datacenter or a peer to which calls only fail over, while nothing is known of it.
     """
 
     name: str
@@ -158,6 +159,7 @@ class Catalog:
             target_id: self._target(health_query(target, chain["Datacenter"]))
             for target_id, target in chain["Targets"].items()
         }
+        followed.awaited = awaited(chain)
         self._tell([followed])
 
     def _target(self, query: Query) -> Target:
@@ -197,18 +199,17 @@ class _Followed:
         self.subscribers: dict[object, Subscriber] = {}
         self.chain: Mapping[str, Any] | None = None
         self.targets: dict[str, Target] = {}
+        self.awaited: frozenset[str] = frozenset()
         self.view: Upstream | None = None
         self._leave: asyncio.TimerHandle | None = None
 
     def renewed(self, defaults: Mapping[str, Any] | None) -> Upstream | None:
         """Make the view anew; None while a part is unknown, or if it is the same as before."""
-        instances = {
-            target_id: target.instances
-            for target_id, target in self.targets.items()
-            if target.instances is not None
-        }
-        if self.chain is None or defaults is None or len(instances) < len(self.targets):
+        known = {target_id: target.instances for target_id, target in self.targets.items()}
+        unknown = {target_id for target_id, instances in known.items() if instances is None}
+        if self.chain is None or defaults is None or unknown & self.awaited:
             return None
+        instances = {target_id: instances or () for target_id, instances in known.items()}
         view = Upstream(
             name=self.name, chain=self.chain, instances_by_target=instances, defaults=defaults
         )

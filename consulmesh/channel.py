@@ -11,7 +11,7 @@ the end user's token. What a caller puts into `metadata` itself wins over what w
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -19,8 +19,10 @@ import grpc
 from grpc import aio
 
 from consulmesh.calls import OwnedStreamStreamCall, OwnedStreamUnaryCall, OwnedUnaryStreamCall
+from consulmesh.hedging import Hedge, HedgedCall, is_read
 from consulmesh.metrics import RpcMetrics, rpc_metrics
 from consulmesh.outgoing import UNARY_TIMEOUT, Metadata, Outgoing, RouteTimeouts
+from consulmesh.propagation import NO_RETRY
 from consulmesh.throttling import RetryBudget, throttles
 
 _Request = TypeVar("_Request")
@@ -36,7 +38,11 @@ CHANNEL_OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
 
 
 class MeshChannel(aio.Channel):
-    """Wraps a channel to one upstream. `caller` is the name that we give ourselves."""
+    """Wraps a channel to one upstream. `caller` is the name that we give ourselves.
+
+    With a `choice`, which says how many instances there are, late reads are hedged: unary methods
+    that their proto declares to have no side effects.
+    """
 
     def __init__(
         self,
@@ -46,6 +52,7 @@ class MeshChannel(aio.Channel):
         caller: str,
         relay_token: bool = False,
         route_timeouts: RouteTimeouts | None = None,
+        choice: Callable[[], int] | None = None,
         metrics: RpcMetrics | None = None,
     ) -> None:
         self._channel = channel
@@ -53,6 +60,7 @@ class MeshChannel(aio.Channel):
         self._caller = caller
         self._relay_token = relay_token
         self._route_timeouts = route_timeouts
+        self._choice = choice
         self._metrics = metrics or rpc_metrics()
         self._throttles = throttles()
         self._retries = RetryBudget()
@@ -83,9 +91,15 @@ class MeshChannel(aio.Channel):
     async def channel_ready(self) -> None:
         await self._channel.channel_ready()
 
-    def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> _UnaryUnary[Any, Any]:
+    def unary_unary(
+        self, method: str, *args: Any, **kwargs: Any
+    ) -> aio.UnaryUnaryMultiCallable[Any, Any]:
         inner = self._channel.unary_unary(method, *args, **kwargs)
-        return _UnaryUnary(inner, self._outgoing(method, UNARY_TIMEOUT))
+        plain = _UnaryUnary(inner, self._outgoing(method, UNARY_TIMEOUT))
+        if self._choice is None or not is_read(method):
+            return plain
+        metrics = self._metrics.hedged(self._upstream, method.lstrip("/"))
+        return _Hedged(plain, Hedge(choice=self._choice, metrics=metrics))
 
     def unary_stream(self, method: str, *args: Any, **kwargs: Any) -> _UnaryStream[Any, Any]:
         inner = self._channel.unary_stream(method, *args, **kwargs)
@@ -141,6 +155,36 @@ class _UnaryUnary(aio.UnaryUnaryMultiCallable[_Request, _Response]):
         )
         self._outgoing.watch(call)
         return call
+
+
+class _Hedged(aio.UnaryUnaryMultiCallable[_Request, _Response]):
+    def __init__(self, plain: _UnaryUnary[_Request, _Response], hedge: Hedge) -> None:
+        self._plain = plain
+        self._hedge = hedge
+
+    def __call__(
+        self,
+        request: _Request,
+        *,
+        timeout: float | None = None,
+        metadata: Metadata | None = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> aio.UnaryUnaryCall[_Request, _Response]:
+        again: Metadata = (*(metadata or ()), (NO_RETRY, "1"))
+
+        def begin(left: float | None) -> aio.UnaryUnaryCall[_Request, _Response]:
+            return self._plain(
+                request,
+                timeout=timeout if left is None else left,
+                metadata=metadata if left is None else again,
+                credentials=credentials,
+                wait_for_ready=wait_for_ready,
+                compression=compression,
+            )
+
+        return HedgedCall(begin, self._hedge)
 
 
 class _UnaryStream(aio.UnaryStreamMultiCallable[_Request, _Response]):

@@ -6,10 +6,12 @@ Source: https://developer.hashicorp.com/consul/api-docs/features/blocking
 """
 
 import json
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from http import HTTPStatus
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote, urlsplit
@@ -70,6 +72,17 @@ class Query:
         return cls(path=f"/v1/config/{_segment(kind)}")
 
     @classmethod
+    def intentions(cls, destination: str) -> Self:
+        """The intentions about calls to a service, those first that go before others."""
+        params = (("by", "destination"), ("name", destination))
+        return cls(path="/v1/connect/intentions/match", params=params)
+
+    @classmethod
+    def keys(cls, prefix: str) -> Self:
+        """Every key that starts so, with its value in base64; None where there is none."""
+        return cls(path=f"/v1/kv/{quote(prefix)}", params=(("recurse", "true"),))
+
+    @classmethod
     def agent_service(cls, instance_id: str) -> Self:
         """The registration of one instance at this agent; blocks on its hash, not on an index."""
         return cls(path=f"/v1/agent/service/{_segment(instance_id)}")
@@ -92,10 +105,13 @@ class Administration:
     client's calls block: from a coroutine, make them in a thread.
     """
 
-    def __init__(self, url: str, token: str | None, timeout: timedelta) -> None:
+    def __init__(
+        self, url: str, token: str | None, timeout: timedelta, roots: Path | None = None
+    ) -> None:
         self._address = urlsplit(url)
         self._token = token
         self._timeout = timeout
+        self._roots = roots
         self._client: Consul | None = None
 
     def __enter__(self) -> Consul:
@@ -105,6 +121,7 @@ class Administration:
             self._address.port,
             scheme=self._address.scheme,
             connections_timeout=self._timeout.total_seconds(),
+            verify=str(self._roots) if self._roots else True,
         )
         self._client.token = self._token
         self._client.http.session.trust_env = False
@@ -123,11 +140,13 @@ class Administration:
 class ConsulApi:
     """One process's session with its Consul agent; used as an async context manager.
 
+    `roots` is a file of what the agent's certificate is verified by, in place of the system's.
     Every method raises ConsulError, and nothing else, for what can go wrong at the other end.
     """
 
-    def __init__(self, url: str, token: str | None = None) -> None:
+    def __init__(self, url: str, token: str | None = None, roots: Path | None = None) -> None:
         self.url = url
+        self._roots = roots
         self._headers = {"X-Consul-Token": token} if token else {}
         self._token = token
         self._session: aiohttp.ClientSession | None = None
@@ -139,7 +158,7 @@ class ConsulApi:
         # limit=0: every blocking query holds a connection, the default of 100 would starve others.
         # force_close: a kept connection that the agent has closed would look like an interruption.
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, force_close=True),
+            connector=aiohttp.TCPConnector(limit=0, force_close=True, ssl=_trusted(self._roots)),
             headers=self._headers,
             middlewares=[_once],
         )
@@ -160,7 +179,7 @@ class ConsulApi:
 
     def administration(self, timeout: timedelta) -> Administration:
         """Return a py-consul client with the same address and token."""
-        return Administration(self.url, self._token, timeout)
+        return Administration(self.url, self._token, timeout, self._roots)
 
     async def ask(
         self, query: Query, *, index: int = 0, content_hash: str = "", wait: timedelta = NO_WAIT
@@ -186,6 +205,10 @@ class ConsulApi:
                 return _answer(response.status, response.headers, await response.read())
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise ConsulError(f"{type(error).__name__}: {error}") from error
+
+
+def _trusted(roots: Path | None) -> ssl.SSLContext | bool:
+    return ssl.create_default_context(cafile=roots) if roots else True
 
 
 async def _once(

@@ -92,6 +92,7 @@ class CallContext:
     request_id: str
     criticality: Criticality = Criticality.CRITICAL
     token: str | None = field(default=None, repr=False)  # the end user's bearer token
+    baggage: str | None = None  # what the first caller said for all hops (W3C Baggage)
     caller: str | None = None  # the calling service as it names itself: proves nothing
 
     def read(self) -> Self:

@@ -20,6 +20,30 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Locality:
+    """Where something runs, as Consul names it; "" is unknown."""
+
+    region: str = ""
+    zone: str = ""
+
+    @classmethod
+    def of(cls, said: Mapping[str, Any] | None) -> Self:
+        """Read a `Locality` of Consul's API."""
+        said = said or {}
+        return cls(region=said.get("Region", ""), zone=said.get("Zone", ""))
+
+    def told(self) -> dict[str, str]:
+        """Write it as Consul's API does."""
+        return {"Region": self.region, "Zone": self.zone}
+
+    def distance(self, other: "Locality") -> int:
+        """0 in one zone of one region, 1 in one region, else 2, also where one is unknown."""
+        if not self.region or self.region != other.region:
+            return 2
+        return 0 if self.zone and self.zone == other.zone else 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Instance:
     """One registered instance; `weight` is the one its registration gives for its status."""
 
@@ -30,6 +54,7 @@ class Instance:
     version: str
     status: Status
     meta: Mapping[str, str]
+    locality: Locality = Locality()
 
     @property
     def endpoint(self) -> tuple[str, int]:
@@ -72,6 +97,7 @@ class Listed:
             version=meta.get("version", ""),
             status=status,
             meta=meta,
+            locality=Locality.of(service.get("Locality") or entry["Node"].get("Locality")),
         )
         return cls(instance=instance, unproven=_unproven(checks))
 

@@ -14,6 +14,7 @@ from consulmesh.admission import QueueAdmission
 from consulmesh.channel import MeshChannel
 from consulmesh.config import MeshConfig
 from consulmesh.lifecycle import Jobs, drained_by_signals
+from consulmesh.policies import Authorization
 from consulmesh.registration import Check
 from consulmesh.server import MeshServer
 
@@ -28,8 +29,8 @@ class Member(ABC):
     `draining` is set by the first SIGTERM or SIGINT while serving, or when a background job fails.
     `address` is what others reach this process at, once it serves.
 
-    All mutable state: the address, and the open channels by upstream and whether they relay the
-    user's token.
+    All mutable state: the address, and the open channels by upstream, whether they relay the
+    user's token, and whether they hedge.
     """
 
     def __init__(
@@ -49,19 +50,22 @@ class Member(ABC):
         self.address = ""
         self.draining = asyncio.Event()
         self._jobs = Jobs(self.draining)
-        self._channels: dict[tuple[str, bool], MeshChannel] = {}
+        self._channels: dict[tuple[str, bool, bool], MeshChannel] = {}
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.instance_id} draining={self.draining.is_set()}>"
 
-    def channel(self, upstream: str, *, relay_token: bool = False) -> MeshChannel:
+    def channel(
+        self, upstream: str, *, relay_token: bool = False, hedged: bool = False
+    ) -> MeshChannel:
         """Return the channel to an upstream, which lives as long as the member.
 
-        With `relay_token` its calls carry the end user's token along.
+        With `relay_token` its calls carry the end user's token along. With `hedged` reads that are
+        late are asked again, where there are several instances.
         """
-        key = (upstream, relay_token)
+        key = (upstream, relay_token, hedged)
         if key not in self._channels:
-            self._channels[key] = self._connected(upstream, relay_token=relay_token)
+            self._channels[key] = self._connected(upstream, relay_token=relay_token, hedged=hedged)
         return self._channels[key]
 
     def server(self, *, status_codes: Mapping[type[Exception], grpc.StatusCode]) -> MeshServer:
@@ -76,6 +80,7 @@ class Member(ABC):
             instance=instance,
             status_codes=status_codes,
             admission=None if queue is None else QueueAdmission(queue),
+            authorization=self._authorization(),
         )
 
     def start(self, coroutine: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
@@ -100,7 +105,11 @@ class Member(ABC):
         RuntimeError when the port is taken.
         """
         with drained_by_signals(self.draining):
-            port = server.add_insecure_port(f"{_literal(self.config.host)}:{self.config.port}")
+            if (first := self._before_serving()) is not None:
+                await self._before_draining(first)
+            if self.draining.is_set():
+                return
+            port = self._bind(server, f"{literal(self.config.host)}:{self.config.port}")
             await server.start()
             self.address = self._reached_at(port)
             try:
@@ -119,8 +128,20 @@ class Member(ABC):
             _, channel = self._channels.popitem()
             await channel.close()
 
+    def _authorization(self) -> Authorization | None:
+        """Return who decides which peers may call; None lets everybody."""
+        return None
+
+    def _before_serving(self) -> Awaitable[None] | None:
+        """Return what a server must wait for before it listens, if anything."""
+        return None
+
+    def _bind(self, server: MeshServer, address: str) -> int:
+        """Let a server listen; return the port."""
+        return server.add_insecure_port(address)
+
     @abstractmethod
-    def _connected(self, upstream: str, *, relay_token: bool) -> MeshChannel:
+    def _connected(self, upstream: str, *, relay_token: bool, hedged: bool) -> MeshChannel:
         """Return a new channel to an upstream."""
 
     @abstractmethod
@@ -159,8 +180,9 @@ class Member(ABC):
             await asyncio.gather(working, draining, return_exceptions=True)
 
     def _reached_at(self, port: int) -> str:
-        return f"{_literal(self.config.advertised)}:{port}"
+        return f"{literal(self.config.advertised)}:{port}"
 
 
-def _literal(host: str) -> str:
+def literal(host: str) -> str:
+    """A host as it stands before a port: IPv6 addresses in brackets."""
     return f"[{host}]" if ":" in host else host

@@ -4,11 +4,12 @@ import asyncio
 import os
 import resource
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 import grpc
 import structlog
@@ -19,11 +20,15 @@ from consulmesh.catalog import Catalog
 from consulmesh.channel import CHANNEL_OPTIONS, MeshChannel
 from consulmesh.config import LOG_LEVELS, ConfigError, MeshConfig
 from consulmesh.consul_api import ConsulApi
+from consulmesh.flags import Flags
 from consulmesh.garbage import collected_rarely
 from consulmesh.lifecycle import JobFailedError, drained_by_signals
-from consulmesh.member import Member
+from consulmesh.member import Member, literal
 from consulmesh.metrics import metrics_endpoint
+from consulmesh.policies import Authorization
 from consulmesh.registration import Check, Registration
+from consulmesh.security import Security
+from consulmesh.server import MeshServer
 from consulmesh.slots import Slot, SlotTakenError
 from consulmesh.topology import START_TIME, Topology, topology
 from consulmesh.xds.bootstrap import bootstrap, channel_options, installed
@@ -33,8 +38,15 @@ from consulmesh.xds.messages import add_AggregatedDiscoveryServiceServicer_to_se
 from consulmesh.xds.resources import Resources
 from consulmesh.xds.servicer import AdsServicer
 
+ADMIN_PORT: Final = "admin_port"
+"""Key in an instance's Meta of the port of its admin services, where that is not its own port."""
 WATCHERS_NOTICE_SECONDS: Final = 0.1
 """From the deregistration until the last watcher sent its last new call, with a wide margin."""
+
+FIRST_CERTIFICATE_SECONDS: Final = 2.0
+"""What a process waits for its first certificate before it goes on to what needs none."""
+
+T = TypeVar("T")
 
 RECONNECT_OPTIONS: Final = (
     # gRPC stretches its pauses up to two minutes: after a partition nobody waits for so long here,
@@ -65,6 +77,7 @@ class Mesh(Member):
         ads: AdsServicer,
         metrics_port: int | None,
         options: tuple[tuple[str, Any], ...],
+        security: Security | None = None,
     ) -> None:
         super().__init__(
             service,
@@ -76,6 +89,9 @@ class Mesh(Member):
         self.ads = ads
         self._consul = consul
         self._directory = directory
+        self._security = security
+        self._health_port: int | None = None
+        self._flags: list[Flags] = []
         self._options = (*CHANNEL_OPTIONS, *RECONNECT_OPTIONS, *options)
         self._start_time = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
@@ -96,19 +112,31 @@ class Mesh(Member):
         """Register a server of any kind for the block; signals set `draining` meanwhile.
 
         When the block is left, the instance is deregistered and its watchers had time to notice.
+        What every gRPC server of the mesh tells operators (channelz, CSDS) is on a port of its own
+        meanwhile, so that it is not on one that may be open to the public; Meta names it.
         """
         self.address = self._reached_at(port)
         with drained_by_signals(self.draining):
-            async with self._listed(port, check, {}):
+            async with self._administered() as meta, self._listed(port, check, meta):
                 yield
 
     async def topology(self) -> Topology:
         """Return the whole mesh as Consul shows it now; raises ConsulError."""
         return await topology(self._consul)
 
+    def flags(self, declared: T) -> T:
+        """Keep the fields of a dataclass as operators set them (`Flags`); returns the same object.
+
+        It has its defaults until Consul answers, and lasts as long as the mesh.
+        """
+        self._flags.append(Flags(self._consul, self.service, declared))
+        return declared
+
     async def aclose(self) -> None:
         """Cancel the background jobs and close the channels; may be called twice."""
-        upstreams = [upstream for upstream, _ in self._channels]
+        for flags in self._flags:
+            await flags.aclose()
+        upstreams = [upstream for upstream, *_ in self._channels]
         await super().aclose()
         for upstream in upstreams:
             self._directory.leave(upstream, _ignore)
@@ -120,13 +148,24 @@ class Mesh(Member):
             folder = config.state_dir / "slots"
             slot = stack.enter_context(Slot.take(folder, service, config.instance_id))
             consul = await stack.enter_async_context(
-                ConsulApi(config.consul_url, config.consul_token)
+                ConsulApi(config.consul_url, config.consul_token, config.consul_roots)
             )
             catalog = await stack.enter_async_context(Catalog(consul, service))
-            directory = Directory(catalog)
+            security = None
+            if config.secure:
+                own = config.state_dir / "identities" / slot.instance_id
+                joining = Security.joined(service, config, consul, catalog, own.absolute())
+                security = await stack.enter_async_context(joining)
+            directory = Directory(catalog, config.locality, security.domains if security else None)
+            if security:
+                security.identity.on_domains = directory.renew
             ads = AdsServicer(directory)
             ads_port = await stack.enter_async_context(_serving(ads))
-            xds = bootstrap(f"127.0.0.1:{ads_port}", node=slot.instance_id)
+            xds = bootstrap(
+                f"127.0.0.1:{ads_port}",
+                node=slot.instance_id,
+                providers=security.identity.provider() if security else {},
+            )
             if not config.isolated:
                 stack.enter_context(installed(xds))
             mesh = cls(
@@ -138,24 +177,68 @@ class Mesh(Member):
                 ads=ads,
                 metrics_port=await _metrics(stack, config, catalog, directory, ads),
                 options=channel_options(xds) if config.isolated else (),
+                security=security,
             )
             stack.push_async_callback(mesh.aclose)
+            if security:
+                mesh.start(security.identity.keep(), name="identity")
+                # gRPC core complains of files that are not there yet; without Consul it has to
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(security.ready(), FIRST_CERTIFICATE_SECONDS)
             yield mesh
 
-    def _connected(self, upstream: str, *, relay_token: bool) -> MeshChannel:
+    def _connected(self, upstream: str, *, relay_token: bool, hedged: bool) -> MeshChannel:
         self._directory.listen(upstream, _ignore)  # its timeouts must be at hand
         return MeshChannel(
-            grpc.aio.insecure_channel(f"xds:///{upstream}", options=self._options),
+            self._channel_to(f"xds:///{upstream}"),
             upstream=upstream,
             caller=self.service,
             relay_token=relay_token,
             route_timeouts=partial(self._directory.timeout, upstream),
+            choice=partial(self._directory.endpoint_count, upstream) if hedged else None,
         )
+
+    def _channel_to(self, target: str) -> grpc.aio.Channel:
+        if self._security is None:
+            return grpc.aio.insecure_channel(target, options=self._options)
+        credentials = self._security.channel_credentials()
+        return grpc.aio.secure_channel(target, credentials, options=self._options)
+
+    def _authorization(self) -> Authorization | None:
+        return self._security.authorization if self._security else None
+
+    def _before_serving(self) -> Awaitable[None] | None:
+        return self._security.ready() if self._security else None
+
+    def _bind(self, server: MeshServer, address: str) -> int:
+        if self._security is None:
+            return super()._bind(server, address)
+        self._health_port = server.add_health_port(f"{literal(self.config.host)}:0")
+        return server.add_secure_port(address, self._security.identity.server_credentials())
+
+    @asynccontextmanager
+    async def _administered(self) -> AsyncIterator[Mapping[str, str]]:
+        """Serve gRPC's admin services (gRFC A38); yield how Consul is told of their port."""
+        if self.config.admin_port is None:
+            yield {}
+            return
+        server = self.server(status_codes={})
+        if (first := self._before_serving()) is not None:
+            await first
+        port = self._bind(server, f"{literal(self.config.host)}:{self.config.admin_port}")
+        await server.start()
+        try:
+            await server.set_serving(serving=True)
+            yield {ADMIN_PORT: str(port)}
+        finally:
+            await server.stop(None)
 
     @asynccontextmanager
     async def _listed(
         self, port: int, check: Check, meta: Mapping[str, str]
     ) -> AsyncIterator[None]:
+        if self._health_port is not None and check.grpc_service is not None:
+            check = replace(check, port=self._health_port)
         with collected_rarely():  # from here on it is warm
             async with Announcement(self._consul, self._registration(port, check, meta)):
                 yield
@@ -171,6 +254,7 @@ class Mesh(Member):
             check=check,
             version=self.config.version,
             weight=self.config.weight,
+            locality=self.config.locality,
             meta={**meta, **own, START_TIME: self._start_time},
         )
 

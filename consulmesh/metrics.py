@@ -12,7 +12,12 @@ from typing import Final
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 # OpenTelemetry's buckets, and three below them: calls here take less than a millisecond.
@@ -52,12 +57,24 @@ class MethodMetrics:
         counts[-1] += seconds
 
 
+class HedgeMetrics:
+    """How many calls of one method were asked again, and how many a later attempt answered."""
+
+    __slots__ = ("labels", "made", "won")
+
+    def __init__(self, *labels: str) -> None:
+        self.labels = labels
+        self.made = 0
+        self.won = 0
+
+
 class RpcMetrics(Collector):
     """The metrics of all calls that a process serves and makes."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._served: dict[tuple[str, ...], MethodMetrics] = {}
         self._made: dict[tuple[str, ...], MethodMetrics] = {}
+        self._hedged: dict[tuple[str, ...], HedgeMetrics] = {}
         registry.register(self)
 
     def served(self, method: str) -> MethodMetrics:
@@ -67,6 +84,10 @@ class RpcMetrics(Collector):
     def made(self, upstream: str, method: str) -> MethodMetrics:
         """The metrics of one method that we call."""
         return _kept(self._made, upstream, method)
+
+    def hedged(self, upstream: str, method: str) -> HedgeMetrics:
+        """The hedges of one method that we call."""
+        return self._hedged.setdefault((upstream, method), HedgeMetrics(upstream, method))
 
     def collect(self) -> Iterator[Metric]:
         """What a scrape gets."""
@@ -82,6 +103,21 @@ class RpcMetrics(Collector):
             ("rpc_client_active_calls", "Calls of ours that are not over."),
             ["server_address", "rpc_method"],
         )
+        yield from self._hedges()
+
+    def _hedges(self) -> Iterator[Metric]:
+        labels = ["server_address", "rpc_method"]
+        made = CounterMetricFamily(
+            "rpc_client_hedges", "Attempts beside a call of ours that was late.", labels=labels
+        )
+        won = CounterMetricFamily(
+            "rpc_client_hedges_won", "Calls that such an attempt answered first.", labels=labels
+        )
+        for each in list(self._hedged.values()):
+            made.add_metric(each.labels, each.made)
+            won.add_metric(each.labels, each.won)
+        yield made
+        yield won
 
 
 def _kept(known: dict[tuple[str, ...], MethodMetrics], *labels: str) -> MethodMetrics:

@@ -10,6 +10,7 @@ from typing import Final
 import grpc
 from grpc import aio
 
+from consulmesh.calls import code_of
 from consulmesh.context import CURRENT, ContextSource, Criticality
 from consulmesh.errors import Overloaded, Status
 from consulmesh.metrics import MethodMetrics
@@ -109,7 +110,7 @@ class Outgoing:
         call.add_done_callback(partial(self._ended, time.perf_counter(), throttle))
 
     def _ended(self, started: float, throttle: Throttle | None, call: aio.Call) -> None:
-        code = _code(call)
+        code = code_of(call)
         self._retries.ended(failed=code is grpc.StatusCode.UNAVAILABLE)
         if throttle is not None:
             throttle.ended(refused=code is grpc.StatusCode.RESOURCE_EXHAUSTED)
@@ -160,15 +161,3 @@ def _merged(
 ) -> tuple[tuple[str, str | bytes], ...]:
     keys = {key for key, _ in own}
     return (*own, *(pair for pair in ours if pair[0] not in keys))
-
-
-def _code(call: aio.Call) -> grpc.StatusCode:
-    """The code of a call that is over: then its coroutine returns without ever waiting."""
-    asking = call.code()
-    try:
-        asking.send(None)
-    except StopIteration as answer:
-        code: grpc.StatusCode = answer.value
-        return code
-    asking.close()
-    return grpc.StatusCode.UNKNOWN

@@ -24,6 +24,8 @@ import structlog
 from grpc import aio
 
 from consulmesh.context import CURRENT
+from consulmesh.load import SERVICE as LOAD_SERVICE
+from consulmesh.load import Load
 from consulmesh.logs import AccessRecord
 from consulmesh.metrics import MethodMetrics, RpcMetrics
 from consulmesh.policies import Admission, Authorization, Metadata, Peer
@@ -38,7 +40,8 @@ needs for a batch, so only one that has stopped is met."""
 
 _OK: Final = grpc.StatusCode.OK.name
 _CANCELLED: Final = grpc.StatusCode.CANCELLED.name
-_QUIET: Final = "grpc.health.v1.Health/"  # asked every second: worth a line only when it fails
+_QUIET: Final = ("grpc.health.v1.Health/", f"{LOAD_SERVICE}/")
+"""What checks and balancers ask by themselves: worth a line only when it fails."""
 # A cancellation this near to the deadline is its doing: gRPC rounds deadlines on the wire.
 _NEAR_SECONDS: Final = 0.02
 _NEAR_SHARE: Final = 0.01
@@ -68,6 +71,7 @@ class Pipeline:
         self.access_log = access_log
         self.metrics = metrics
         self.in_flight = 0
+        self.load = Load()
         self.draining = False
         self._admission = admission
         self._authorization = authorization
@@ -102,13 +106,15 @@ class Pipeline:
         if self._authorization is not None:
             self._authorization.authorize(method.name, call.source, call.peer)
 
-    def leave(self, call: Call) -> None:
+    def leave(self, call: Call, code: str, now: float) -> None:
         """Each call's last step."""
         self.in_flight -= 1
         if not self.in_flight:
             self._empty.set()
         if call.endless:
             self._endless.discard(call)
+        else:
+            self.load.ended(now, code)
 
 
 class Method:
@@ -152,6 +158,8 @@ class Call:
         peer.set_trailing_metadata(pipeline.trailer)
         method.metrics.started()
         pipeline.in_flight += 1
+        if not self.endless:
+            pipeline.load.began(now, source.waited)
 
     async def write(self, message: object) -> None:
         """Sends a message of a stream; raises SlowReader where the client does not take it."""
@@ -249,8 +257,9 @@ class Call:
                 raise  # it was not only ours
 
     def _ended(self, code: str, reason: str | None = None) -> None:
-        seconds = time.monotonic() - self._started
-        self._pipeline.leave(self)
+        now = time.monotonic()
+        seconds = now - self._started
+        self._pipeline.leave(self, code, now)
         self.method.metrics.ended(code, seconds)
         if self.method.quiet and code == _OK:
             return

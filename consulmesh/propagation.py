@@ -15,6 +15,8 @@ from typing import Final
 from consulmesh.context import CallContext, Criticality, TraceContext
 
 TRACEPARENT: Final = "traceparent"
+BAGGAGE: Final = "baggage"
+"""W3C Baggage, carried as it came: routes match it, so that a preview holds on every hop."""
 REQUEST_ID: Final = "x-request-id"
 CRITICALITY: Final = "mesh-criticality"
 CALLER: Final = "mesh-caller"
@@ -28,6 +30,7 @@ _ATTEMPTS: Final = "grpc-previous-rpc-attempts"
 
 _BEARER: Final = "bearer "
 _LONGEST_ID: Final = 128
+_LONGEST_BAGGAGE: Final = 1024
 _MILLISECONDS: Final = re.compile("[0-9]{1,6}")  # beyond, gRPC core sends minutes and hours
 _STEPS: Final = ((1_000, 1), (10_000, 10), (100_000, 100))
 _EDGE: Final = 3  # milliseconds, more than gRPC core's clock may add to a timeout
@@ -39,9 +42,12 @@ class Incoming:
 
     Most handlers never do, and the log does so away from the event loop: reading is most of what
     a server would add to a call.
+
+    `waited` is the seconds from when the client sent the call until it was taken up, None if
+    unknown: the time in gRPC core's queue, and what the network took.
     """
 
-    __slots__ = ("_context", "_metadata", "_remaining", "deadline")
+    __slots__ = ("_context", "_metadata", "_remaining", "deadline", "waited")
 
     def __init__(
         self, metadata: Iterable[tuple[str, str | bytes]], remaining: float | None, now: float
@@ -50,13 +56,9 @@ class Incoming:
         self._remaining = remaining
         self._metadata = metadata
         self._context: CallContext | None = None
+        self.waited = self._since_sent()
 
-    @property
-    def waited(self) -> float | None:
-        """Seconds from when the client sent the call until it was taken up; None if unknown.
-
-        That is the time in gRPC core's queue, and what the network took.
-        """
+    def _since_sent(self) -> float | None:
         if self._remaining is None:
             return None
         get = dict(self._metadata).get
@@ -121,6 +123,7 @@ def _read(metadata: Iterable[tuple[str, str | bytes]], deadline: float | None) -
         request_id=(request_id and _identifier(request_id)) or trace.trace_id,
         criticality=_criticality(criticality) if criticality else Criticality.CRITICAL,
         token=_bearer_token(token) if token else None,
+        baggage=_identifier(get(BAGGAGE), _LONGEST_BAGGAGE),
         caller=_identifier(get(CALLER)),
     )
 
@@ -137,6 +140,8 @@ def inject(context: CallContext, *, caller: str, relay_token: bool) -> tuple[tup
         pairs += ((REQUEST_ID, context.request_id),)
     if context.criticality is not Criticality.CRITICAL:
         pairs += ((CRITICALITY, context.criticality.value),)
+    if context.baggage is not None:
+        pairs += ((BAGGAGE, context.baggage),)
     if relay_token and context.token is not None:
         pairs += ((AUTHORIZATION, f"Bearer {context.token}"),)
     return pairs
@@ -151,9 +156,9 @@ def _criticality(value: str | bytes) -> Criticality:
     return _CRITICALITIES.get(_text(value) or "", Criticality.CRITICAL)
 
 
-def _identifier(value: str | bytes | None) -> str | None:
+def _identifier(value: str | bytes | None, longest: int = _LONGEST_ID) -> str | None:
     """The value when it can stand in a log line and in a header as it is."""
-    if not isinstance(value, str) or not 0 < len(value) <= _LONGEST_ID:
+    if not isinstance(value, str) or not 0 < len(value) <= longest:
         return None
     return value if value.isascii() and value.isprintable() else None
 

@@ -13,6 +13,8 @@ import consul.check
 from consul.exceptions import NotFound
 from consul.std import Consul
 
+from consulmesh.instances import Locality
+
 DEREGISTER_AFTER = timedelta(minutes=1)  # Consul accepts no less
 
 
@@ -70,6 +72,7 @@ class Registration:
     check: Check
     version: str
     weight: int = 1
+    locality: Locality | None = None
     meta: Mapping[str, str] = field(default_factory=dict)
 
     def tell(self, client: Consul, *, proven: bool) -> None:
@@ -94,6 +97,7 @@ class Registration:
             weights={"Passing": self.weight, "Warning": 1},
             check=check,
             connect={"Native": True},
+            locality=self.locality.told() if self.locality else None,
             replace_existing_checks=True,
         )
 

@@ -25,12 +25,16 @@ from grpc_reflection.v1alpha import (  # type: ignore[import-untyped]  # it has 
     reflection,
 )
 
-from consulmesh import handlers, logs
+from consulmesh import handlers, load, logs
 from consulmesh.logs import AccessRecord
 from consulmesh.metrics import RpcMetrics, rpc_metrics
 from consulmesh.pipeline import READER_PATIENCE, Pipeline
 from consulmesh.policies import Admission, Authorization
 from consulmesh.translation import Translation
+from consulmesh.xds.client_status import (
+    ClientStatusServicer,
+    add_ClientStatusServicer_to_server,
+)
 
 _Handlers = Mapping[str, "grpc.RpcMethodHandler[Any, Any]"]
 
@@ -84,6 +88,7 @@ class MeshServer(aio.Server):
             reader_patience=reader_patience,
         )
         self._health = health.aio.HealthServicer()
+        self._checked: aio.Server | None = None
         self._proto_services: list[str] = []
         self._started = False
 
@@ -121,6 +126,12 @@ class MeshServer(aio.Server):
     def add_secure_port(self, address: str, server_credentials: grpc.ServerCredentials) -> int:
         return self._server.add_secure_port(address, server_credentials)
 
+    def add_health_port(self, address: str) -> int:
+        """Lets whoever checks ask for health alone, in plain text, where calls are encrypted."""
+        self._checked = aio.server(options=SERVER_OPTIONS)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._checked)
+        return self._checked.add_insecure_port(address)
+
     async def start(self) -> None:
         """Begins to answer; health says NOT_SERVING."""
         if not self._started:
@@ -128,6 +139,8 @@ class MeshServer(aio.Server):
             await self.set_serving(serving=False)
             self._add_own_services()
         await self._server.start()
+        if self._checked is not None:
+            await self._checked.start()
 
     async def set_serving(self, *, serving: bool) -> None:
         """Sets the health of the server and of each of its services; final once draining."""
@@ -146,6 +159,8 @@ class MeshServer(aio.Server):
         """Drains, then lets the other calls finish for `grace` seconds, and cancels the rest."""
         self.begin_drain()
         await self._server.stop(grace)
+        if self._checked is not None:
+            await self._checked.stop(None)
         # gRPC does not wait for what handlers do after their call is over (grpc/grpc#37239)
         try:
             async with asyncio.timeout(_LAST_WORDS_SECONDS):
@@ -159,7 +174,9 @@ class MeshServer(aio.Server):
     def _add_own_services(self) -> None:
         own = [*self._proto_services]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self)
+        self.add_registered_method_handlers(load.SERVICE, load.method_handlers(self._pipeline.load))
         channelz.add_channelz_servicer(self)  # type: ignore[no-untyped-call]  # it has no types
+        add_ClientStatusServicer_to_server(ClientStatusServicer(), self)
         served = [*self._proto_services, reflection.SERVICE_NAME]
         reflection.enable_server_reflection(served, self)
         self._proto_services = own

@@ -13,13 +13,29 @@ from consulmesh.watch import Change, Watch
 def health_query(target: Mapping[str, Any], local_datacenter: str) -> Query:
     """Return the query for the instances of a target of a compiled chain."""
     subset = target.get("Subset") or {}
+    datacenter = target.get("Datacenter")  # a peer has none
     params = {
         "filter": subset.get("Filter"),
         "passing": "1" if subset.get("OnlyPassing") else None,
-        "dc": target["Datacenter"] if target["Datacenter"] != local_datacenter else None,
+        "dc": datacenter if datacenter != local_datacenter else None,
         "peer": target.get("Peer"),
     }
     return Query.health(target["Service"], **{k: v for k, v in params.items() if v})
+
+
+def awaited(chain: Mapping[str, Any]) -> frozenset[str]:
+    """Return the targets of a chain without which it is not known where calls go.
+
+    Those elsewhere to which calls only fail over are not among them: the way there may be down.
+    """
+    resolvers = [node["Resolver"] for node in chain["Nodes"].values() if "Resolver" in node]
+    first = {resolver["Target"] for resolver in resolvers}
+    here = {
+        target_id
+        for target_id, target in chain["Targets"].items()
+        if target.get("Datacenter") == chain["Datacenter"] and not target.get("Peer")
+    }
+    return frozenset(first | here)
 
 
 class Target:

@@ -26,6 +26,7 @@ START_TIME: Final = "start_time"
 _CONSUL: Final = "consul"
 _INTENTIONS: Final = "service-intentions"
 _OF_CONSUL: Final = frozenset({"Kind", "Name", "CreateIndex", "ModifyIndex", "Hash"})
+_APPLIED: Final = _OF_CONSUL | {"Protocol", "Meta", "UpstreamConfig", "Namespace", "Partition"}
 
 Edge = tuple[str, str]
 """Who may call whom, by name; `*` is anybody."""
@@ -91,8 +92,28 @@ async def _service(
             for kind, entries in policies.items()
             if name in entries
         },
-        warnings=_warnings(name, chain["Chain"], callers or [{}]),
+        warnings=[
+            *ignored(defaults.get(name, {})),
+            *_warnings(name, chain["Chain"], callers or [{}]),
+        ],
     )
+
+
+def ignored(entry: Mapping[str, Any]) -> list[str]:
+    """Warn of what a service's own service-defaults ask of a proxy, which there is none of.
+
+    Its callers do not know: a compiled chain has none of it.
+    """
+    return [
+        f"service-defaults: {key} is not applied"
+        for key, value in sorted(entry.items())
+        if key not in _APPLIED and _said(value)
+    ]
+
+
+def _said(value: Any) -> bool:
+    """Whether it is more than Consul's empty objects."""
+    return any(map(_said, value.values())) if isinstance(value, dict) else bool(value)
 
 
 def _warnings(

@@ -16,7 +16,7 @@ from flight_search.domain import WHOLE, Shard
 from flight_search.freshness import FollowedSources
 from flight_search.metrics import MeasuredTimetable, count_for_ever
 from flight_search.read_model import PRICING, SCHEDULE, ReadModel
-from flight_search.service import ItinerarySearch
+from flight_search.service import ItinerarySearch, Switches
 from flight_search.servicer import STATUS_CODES, SearchServicer
 from flight_search.upstreams import follow_pricing, follow_schedule
 from flights.search.v1.search_pb2_grpc import add_SearchServiceServicer_to_server
@@ -30,11 +30,15 @@ async def main() -> None:
         airports = AirportDirectory.load()
         path = config.state_dir / "data" / f"{mesh.instance_id}.db"
         with ReadModel(path, airports, shard) as model:
-            await serve(mesh, model, airports, shard)
+            await serve(mesh, model, airports, shard, mesh.flags(Switches()))
 
 
 async def serve(
-    mesh: Member, model: ReadModel, airports: AirportDirectory, shard: Shard = WHOLE
+    mesh: Member,
+    model: ReadModel,
+    airports: AirportDirectory,
+    shard: Shard = WHOLE,
+    switches: Switches | None = None,
 ) -> None:
     """Wires the service and serves until told to stop."""
     schedule = follow_schedule(mesh.channel("schedule"), model, shard)
@@ -46,6 +50,7 @@ async def serve(
         sources,
         clock=partial(datetime.now, UTC),
         shard=shard,
+        switches=switches,
     )
     server = mesh.server(status_codes=STATUS_CODES)
     add_SearchServiceServicer_to_server(SearchServicer(search), server)

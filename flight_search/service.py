@@ -147,6 +147,17 @@ class FareCalendar(Fresh):
     unreachable: Sequence[date]
 
 
+@dataclass(slots=True, kw_only=True)
+class Switches:
+    """What operators may change while search runs.
+
+    Without `two_stops`, searches that allow two stops find ways with one at most: the others are
+    looked for airport by airport, and an answer without them is worth more than none.
+    """
+
+    two_stops: bool = True
+
+
 class ItinerarySearch:
     """Answers out of the timetable."""
 
@@ -157,8 +168,10 @@ class ItinerarySearch:
         sources: Sources,
         clock: Callable[[], datetime],
         shard: Shard = WHOLE,
+        switches: Switches | None = None,
     ) -> None:
         self._shard = shard
+        self._switches = switches or Switches()
         self._timetable = timetable
         self._airports = airports
         self._sources = sources
@@ -302,6 +315,8 @@ class ItinerarySearch:
         journey = admit(query, self._airports, self._clock())
         if query.departure_date is not None:  # it was admitted
             self._shard.check(query.departure_date)
+        if not self._switches.two_stops:
+            return replace(journey, max_stops=min(journey.max_stops, 1))
         return journey
 
     def _bookable_days(self, query: ItineraryQuery, now: datetime) -> list[date | None]:

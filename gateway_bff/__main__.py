@@ -33,12 +33,12 @@ async def main() -> None:
     users = TokenVerifier.from_env(environ, config.state_dir)
     async with Mesh.join("gateway-bff", config) as mesh:
         upstreams = Upstreams(
-            search=SearchServiceStub(mesh.channel("flight-search")),
-            schedule=ScheduleServiceStub(mesh.channel("schedule")),
-            pricing=PricingServiceStub(mesh.channel("pricing")),
-            booking=BookingServiceStub(mesh.channel("booking", relay_token=True)),
+            search=SearchServiceStub(mesh.channel("flight-search", hedged=True)),
+            schedule=ScheduleServiceStub(mesh.channel("schedule", hedged=True)),
+            pricing=PricingServiceStub(mesh.channel("pricing", hedged=True)),
+            booking=BookingServiceStub(mesh.channel("booking", relay_token=True, hedged=True)),
             users=users,
-            is_reachable=Readiness(mesh.channel("flight-search")),
+            is_reachable=Readiness(mesh.channel("flight-search", hedged=True)),
             topology=mesh.topology,
         )
         app = create_app(upstreams, settings, registry=REGISTRY)

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT")
 _ALLOWED: Final = (
     "Authorization",
+    "baggage",
     "Content-Type",
     "Idempotency-Key",
     "If-None-Match",

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from consulmesh.context import CallContext, use
 from consulmesh.logs import AccessRecord, access
-from consulmesh.propagation import AUTHORIZATION, REQUEST_ID, TRACEPARENT, extract
+from consulmesh.propagation import AUTHORIZATION, BAGGAGE, REQUEST_ID, TRACEPARENT, extract
 from gateway_bff import quotas, security
 from gateway_bff.cors import across
 from gateway_bff.problems import Problem, invalid
@@ -26,6 +26,7 @@ _PROPAGATED = {
     TRACEPARENT.encode(): TRACEPARENT,
     REQUEST_ID.encode(): REQUEST_ID,
     AUTHORIZATION.encode(): AUTHORIZATION,
+    BAGGAGE.encode(): BAGGAGE,
 }
 
 # Of two of these, two readers may believe two different ones (RFC 9110 §5.3, RFC 9112 §3.2).

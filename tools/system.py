@@ -1,4 +1,4 @@
-"""Run the whole system on this machine: `python -m tools.system up|ps|logs|down|clean|token`.
+"""Run the whole system on this machine: `python -m tools.system up|ps|restart|logs|down|…`.
 
 Everything that a run leaves behind is in `.run/`: data, logs, keys, and the files of supervisor
 and Consul.
@@ -24,6 +24,7 @@ from consulmesh.users import LocalIssuer
 from tools import announce, databases, postgres, shards
 from tools.binaries import ROOT, get
 from tools.config_entries import apply
+from tools.instances import PAUSE, READY_WITHIN, in_turn, owns, passing
 from tools.programs import (
     ADS,
     CONSUL,
@@ -37,9 +38,6 @@ from tools.programs import (
     mesh_programs,
 )
 from tools.supervision import Supervisor, fail_if_given_up, until
-
-READY_WITHIN = 300.0  # seconds; a first start loads the timetable
-PAUSE = 0.25  # seconds between two looks at everything, which take time from what is starting
 
 
 def up(settings: Settings, database: str | None) -> None:
@@ -177,29 +175,6 @@ def wait_until_ready(
     until(all_passing, "instances to pass their checks", READY_WITHIN, PAUSE)
 
 
-def passing(client: Any) -> dict[str, int]:
-    """Ports of the instances whose checks all pass, by id."""
-    found: dict[str, int] = {}
-    for service in (*SERVICES, GATEWAY, ADS):
-        _, entries = client.health.service(service, passing=True)
-        found |= {entry["Service"]["ID"]: entry["Service"]["Port"] for entry in entries}
-    return found
-
-
-def owns(supervisor: Supervisor, instance: str, port: int) -> bool:
-    """Whether it is the running process that has this port.
-
-    A Consul that kept its data may for a second believe in the instance of before.
-    """
-    name = instance.removesuffix("-1") if instance.startswith((GATEWAY, ADS)) else instance
-    pid = next((p.pid for p in supervisor.states() if p.name == name), 0)
-    try:
-        sockets = psutil.Process(pid).net_connections("tcp") if pid else []
-    except psutil.NoSuchProcess:
-        return False
-    return any(s.status == psutil.CONN_LISTEN and s.laddr.port == port for s in sockets)
-
-
 def ps(settings: Settings) -> None:
     """Print a table of the instances that Consul knows."""
     try:
@@ -214,6 +189,18 @@ def ps(settings: Settings) -> None:
     announce.table(rows)
     if chosen := databases.remembered(settings):
         announce.say(f"\nThe durable services use {databases.described(chosen)}.")
+
+
+def restart(settings: Settings, service: str | None) -> None:
+    """SIGTERM the instances of a service, or of all, in turn: each when the one before passes."""
+    supervisor = Supervisor(settings)
+    if supervisor.pid() is None:
+        sys.exit("nothing is running: make up REPLICAS=2")
+    try:
+        with administration(settings) as client:
+            in_turn(settings, supervisor, client, [service] if service else [*SERVICES])
+    except (RequestException, ConsulException) as error:
+        sys.exit(f"Consul at {settings.consul_url} does not answer: {error}")
 
 
 def logs(settings: Settings, of: str) -> None:
@@ -256,6 +243,7 @@ def arguments() -> argparse.Namespace:
     bring.add_argument("--shards", type=int, default=0)
     bring.add_argument("--database", choices=databases.ENGINES)
     commands.add_parser("logs").add_argument("of", nargs="?", default="")
+    commands.add_parser("restart").add_argument("service", nargs="?", choices=SERVICES)
     for name in ("ps", "down", "clean"):
         commands.add_parser(name)
     bearer = commands.add_parser("token")
@@ -285,6 +273,8 @@ def main() -> None:
             up(settings, given.database)
         case "ps":
             ps(settings)
+        case "restart":
+            restart(settings, given.service)
         case "logs":
             logs(settings, given.of)
         case "down":

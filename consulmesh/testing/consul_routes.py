@@ -37,6 +37,9 @@ class ConsulRoutes:
             web.get("/v1/config/{kind}/{name}", self._get_config),
             web.delete("/v1/config/{kind}/{name}", self._delete_config),
             web.get("/v1/connect/intentions/match", self._intentions),
+            web.get("/v1/kv/{key:.*}", self._get_keys),
+            web.put("/v1/kv/{key:.*}", self._put_key),
+            web.delete("/v1/kv/{key:.*}", self._delete_key),
             web.get("/v1/status/leader", self._leader),
         ]
 
@@ -162,6 +165,23 @@ class ConsulRoutes:
             f"service-intentions/{name}",
             lambda: {name: self._agent.state.intentions(name)},
         )
+
+    async def _get_keys(self, request: web.Request) -> web.Response:
+        key = request.match_info["key"]
+        prefix = "recurse" in request.query
+
+        def found() -> list[Json] | None:
+            return self._agent.state.keys(key, prefix=prefix) or None
+
+        return await self._blocking(request, "kv", found)
+
+    async def _put_key(self, request: web.Request) -> web.Response:
+        self._agent.state.put_key(request.match_info["key"], await request.read())
+        return web.json_response(data=True)
+
+    async def _delete_key(self, request: web.Request) -> web.Response:
+        self._agent.state.delete_key(request.match_info["key"])
+        return web.json_response(data=True)
 
     async def _leader(self, request: web.Request) -> web.Response:
         return web.json_response("127.0.0.1:8300")

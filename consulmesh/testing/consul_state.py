@@ -1,6 +1,7 @@
-"""What a fake Consul knows: registrations, checks, config entries, and the indexes of both."""
+"""What a fake Consul knows: registrations, checks, config entries, keys, and their indexes."""
 
 import asyncio
+import base64
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -43,6 +44,7 @@ class ConsulState:
         self.index = index
         self.services: dict[str, Registered] = {}
         self.config: dict[tuple[str, str], Json] = {}
+        self.kv: dict[str, bytes] = {}
         self._base = index
         self._indexes: dict[str, int] = {}
         self._woken = asyncio.Event()
@@ -128,6 +130,24 @@ class ConsulState:
         if self.config.pop((kind, name), None):
             self.change(*_config_topics(kind, name))
 
+    def put_key(self, key: str, value: bytes) -> None:
+        """Set a key of the key-value store."""
+        self.kv[key] = value
+        self.change("kv")
+
+    def delete_key(self, key: str) -> None:
+        """Delete a key, if it is there."""
+        if self.kv.pop(key, None) is not None:
+            self.change("kv")
+
+    def keys(self, key: str, *, prefix: bool) -> list[Json]:
+        """Return a key, or all that start so, as /v1/kv does."""
+        return [
+            {"Key": name, "Value": base64.b64encode(value).decode() if value else None}
+            for name, value in sorted(self.kv.items())
+            if name == key or (prefix and name.startswith(key))
+        ]
+
     def chain(self, name: str) -> Json:
         """Compile the chain of a service that has at most service-defaults."""
         defaults = self.config.get(("service-defaults", name), {})
@@ -190,7 +210,8 @@ def _service(service_id: str, given: Mapping[str, Any]) -> Json:
         "Meta": given.get("meta") or {},
         "Weights": given.get("weights") or {"Passing": 1, "Warning": 1},
     }
-    return service | ({"Connect": given["connect"]} if given.get("connect") else {})
+    optional = {"Connect": given.get("connect"), "Locality": given.get("locality")}
+    return service | {name: value for name, value in optional.items() if value}
 
 
 def _check(service: Mapping[str, Any], number: int, given: Mapping[str, Any]) -> Json:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import tempfile
 import time
+import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -29,12 +30,23 @@ default_intention_policy = "deny"
 disable_update_check = true
 limits { http_max_conns_per_client = 2000 }
 """
+SECURE = """
+acl {
+  enabled = true
+  default_policy = "deny"
+  tokens {
+    initial_management = "%(token)s"
+    agent = "%(token)s"
+  }
+}
+"""
 
 
 class RealConsul:
     """An agent that can be stopped, killed, paused and started again on the same ports.
 
-    It is a cluster by itself unless `role` says otherwise, in words of Consul's command line.
+    It is a cluster by itself unless `role` says otherwise, in words of Consul's command line. A
+    secure one has ACLs that deny what nothing allows; `token` may do anything.
     """
 
     def __init__(
@@ -42,6 +54,7 @@ class RealConsul:
         program: Path,
         folder: Path,
         *,
+        secure: bool = False,
         node: str = "test",
         role: Sequence[str] = ("-server", "-bootstrap-expect=1"),
     ) -> None:
@@ -50,12 +63,19 @@ class RealConsul:
         self._folder = folder
         self._role = role
         self._ports: tuple[int, int, int] = (free_port(), free_port(), free_port())
+        self._grpc_port = free_port()
+        self.token = str(uuid.uuid4()) if secure else None
         self._process: asyncio.subprocess.Process | None = None
 
     @property
     def url(self) -> str:
         """Where its HTTP API listens."""
         return f"http://127.0.0.1:{self._ports[0]}"
+
+    @property
+    def grpc(self) -> str:
+        """Where its gRPC API listens, in plain text."""
+        return f"127.0.0.1:{self._grpc_port}"
 
     @property
     def rpc_address(self) -> str:
@@ -105,7 +125,8 @@ class RealConsul:
     def _command(self) -> list[str]:
         http, server, serf = self._ports
         settings = self._folder / "settings.hcl"
-        settings.write_text(SETTINGS)
+        secure = SECURE % {"token": self.token} if self.token else ""
+        settings.write_text(SETTINGS + secure)
         return [
             str(self._program),
             "agent",
@@ -117,7 +138,8 @@ class RealConsul:
             f"-http-port={http}",
             f"-server-port={server}",
             f"-serf-lan-port={serf}",
-            *(f"-{name}-port=-1" for name in ("serf-wan", "dns", "grpc", "grpc-tls")),
+            f"-grpc-port={self._grpc_port}",
+            *(f"-{name}-port=-1" for name in ("serf-wan", "dns", "grpc-tls")),
             "-log-level=warn",
         ]
 
@@ -134,7 +156,9 @@ class RealConsul:
     async def _ready(self, session: aiohttp.ClientSession) -> bool:
         """Say whether it has a leader that has listed the agent itself."""
         try:
-            async with session.get(f"{self.url}/v1/catalog/nodes") as response:
+            headers = {"X-Consul-Token": self.token} if self.token else {}
+            nodes_url = f"{self.url}/v1/catalog/nodes"
+            async with session.get(nodes_url, headers=headers) as response:
                 nodes: Any = await response.json() if response.status == HTTPStatus.OK else []
         except aiohttp.ClientError:
             return False
@@ -161,12 +185,12 @@ def consul_program() -> Path | None:
 
 
 @asynccontextmanager
-async def real_consul() -> AsyncIterator[RealConsul]:
+async def real_consul(*, secure: bool = False) -> AsyncIterator[RealConsul]:
     """Start a Consul server for the block. Raises FileNotFoundError where there is no program."""
     if (program := consul_program()) is None:
         raise FileNotFoundError("no Consul: set CONSUL_BIN, or run `make up` once to get it")
     with tempfile.TemporaryDirectory(prefix="consul-") as folder:
-        consul = RealConsul(program, Path(folder))
+        consul = RealConsul(program, Path(folder), secure=secure)
         try:
             await consul.start()
             yield consul

@@ -62,7 +62,7 @@ class StaticMesh(Member):
         if error is None:
             self._jobs.check()
 
-    def _connected(self, upstream: str, *, relay_token: bool) -> MeshChannel:
+    def _connected(self, upstream: str, *, relay_token: bool, hedged: bool) -> MeshChannel:
         return MeshChannel(
             grpc.aio.insecure_channel(self._targets[upstream], options=_OPTIONS),
             upstream=upstream,

@@ -6,27 +6,37 @@ keeps it while any is open: one per process. A file that the user names in GRPC_
 
 import json
 import os
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from types import MappingProxyType
+from typing import Any, Final
 
 FILE_VARIABLE: Final = "GRPC_XDS_BOOTSTRAP"
 INLINE_VARIABLE: Final = "GRPC_XDS_BOOTSTRAP_CONFIG"
 _CHANNEL_ARGUMENT: Final = "grpc.TEST_ONLY_DO_NOT_USE_IN_PROD.xds_bootstrap_config"
 
 
-def bootstrap(server_uri: str, *, node: str) -> str:
+def bootstrap(
+    server_uri: str,
+    *,
+    node: str,
+    providers: Mapping[str, object] = MappingProxyType({}),
+) -> str:
     """Return the bootstrap (JSON) of a client with an id that takes its resources from a server.
 
-    A resource that the server leaves out is not taken for deleted.
+    A resource that the server leaves out is not taken for deleted. The locality says nothing: Node
+    refuses a bootstrap that has none. `providers` are those of certificates (gRFC A29).
     """
-    server = {
+    server: dict[str, Any] = {
         "server_uri": server_uri,
         "channel_creds": [{"type": "insecure"}],
         "server_features": ["xds_v3", "ignore_resource_deletion"],
     }
-    return json.dumps({"xds_servers": [server], "node": {"id": node}})
+    said: dict[str, Any] = {"xds_servers": [server], "node": {"id": node, "locality": {}}}
+    if providers:
+        said["certificate_providers"] = dict(providers)
+    return json.dumps(said)
 
 
 def channel_options(config: str) -> tuple[tuple[str, str], ...]:

@@ -1,12 +1,13 @@
 """The resources of the upstreams that somebody listens to."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import structlog
 
 from consulmesh.catalog import Upstream
+from consulmesh.instances import Locality
 from consulmesh.xds.resources import Resources, resources
 
 Listener = Callable[[str, Resources], None]
@@ -25,18 +26,29 @@ class Catalog(Protocol):
 class _Entry:
     unsubscribe: Callable[[], None]
     listeners: list[Listener] = field(default_factory=list)
+    upstream: Upstream | None = None
     resources: Resources | None = None
 
 
 class Directory:
     """Maps each watched upstream to resources once per change, for all its listeners.
 
+    `near` is where they run, if that is known. `domains` gives the trust domains where calls are to
+    be mTLS: until there is one, no upstream is known.
+
     All mutable state: an entry for each name that is listened to. Listeners are called on the event
     loop and must not block.
     """
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        near: Locality | None = None,
+        domains: Callable[[], Sequence[str]] | None = None,
+    ) -> None:
         self._catalog = catalog
+        self._near = near
+        self._domains = domains
         self._entries: dict[str, _Entry] = {}
 
     def listen(self, name: str, listener: Listener) -> None:
@@ -64,6 +76,11 @@ class Directory:
         entry = self._entries.get(name)
         return entry.resources.timeout(method) if entry and entry.resources else None
 
+    def endpoint_count(self, name: str) -> int:
+        """Return how many instances of an upstream are known to be usable."""
+        entry = self._entries.get(name)
+        return entry.resources.endpoint_count if entry and entry.resources else 0
+
     def snapshot(self) -> Mapping[str, Resources | None]:
         """Return the resources of all watched upstreams; from any thread."""
         return {name: entry.resources for name, entry in tuple(self._entries.items())}
@@ -74,10 +91,20 @@ class Directory:
         entry.unsubscribe = self._catalog.subscribe(name, self._changed)
         return entry
 
+    def renew(self) -> None:
+        """Map all upstreams again: the trust domains are others."""
+        for entry in tuple(self._entries.values()):
+            if entry.upstream is not None:
+                self._changed(entry.upstream)
+
     def _changed(self, upstream: Upstream) -> None:
         entry = self._entries[upstream.name]
+        entry.upstream = upstream
+        domains = self._domains() if self._domains else ()
+        if self._domains and not domains:
+            return
         before = entry.resources
-        entry.resources = after = resources(upstream)
+        entry.resources = after = resources(upstream, self._near, domains)
         if before is None or before.endpoint_count != after.endpoint_count:
             log.info("endpoints", upstream=upstream.name, count=after.endpoint_count)
         for warning in after.warnings:

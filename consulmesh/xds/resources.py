@@ -6,15 +6,19 @@ lead to resolvers, a resolver has a target, and targets have instances. The mapp
 map becomes a warning, so that no policy is lost silently.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import partial
+from typing import Any
 
 from google.protobuf import any_pb2
 
 from consulmesh.catalog import Upstream
-from consulmesh.xds import endpoints
+from consulmesh.instances import Locality
+from consulmesh.spiffe import SpiffeId
+from consulmesh.xds import clusters, endpoints
 from consulmesh.xds.chain import RequestTimeout, Warn
+from consulmesh.xds.clusters import CallerPolicy
 from consulmesh.xds.messages import (
     HttpConnectionManager,
     HttpFilter,
@@ -26,8 +30,6 @@ from consulmesh.xds.messages import (
     pack,
 )
 from consulmesh.xds.walk import Walk
-
-_SELECTORS: Final = {"Name", "Namespace", "Partition", "Peer"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,23 +53,40 @@ class Resources:
         return span.total_seconds() if span else None
 
 
-def resources(upstream: Upstream) -> Resources:
-    """Return the resources of an upstream: a listener with its routes, its clusters, endpoints."""
+def resources(
+    upstream: Upstream, near: Locality | None = None, domains: Sequence[str] = ()
+) -> Resources:
+    """Return the resources of an upstream: a listener with its routes, its clusters, endpoints.
+
+    `near` is where the caller runs: of a target's instances, those near it are called first. With
+    trust domains calls are mTLS, to who shows the SPIFFE id of the service in one of them.
+    """
     warnings: list[str] = []
     warn = warnings.append
     walk = Walk(upstream, warn)
     table = list(walk.routes(upstream.chain["StartNode"]))
+    caller = CallerPolicy.of(upstream.defaults, upstream.name, warn)
     assignments = {
-        cluster: endpoints.assignment(
-            cluster, target, upstream.instances_by_target.get(target, ()), warn
+        name: endpoints.assignment(
+            name,
+            endpoints.groups(destination.targets, upstream.instances_by_target, near, warn),
+            hashed=clusters.hashed(destination.balancer),
         )
-        for cluster, target in walk.clusters.items()
+        for name, destination in walk.clusters.items()
     }
-    _warn_of_caller(upstream, warn)
-    clusters = {name: pack(endpoints.cluster(name)) for name in assignments}
+    made = {
+        name: clusters.cluster(
+            name,
+            destination.balancer,
+            caller,
+            partial(_warn_of, name, warn),
+            _identities(upstream, destination.targets, domains),
+        )
+        for name, destination in walk.clusters.items()
+    }
     return Resources(
         by_type={
-            ResourceType.CLUSTER: clusters,
+            ResourceType.CLUSTER: {name: pack(each) for name, each in made.items()},
             ResourceType.ENDPOINTS: {name: pack(each) for name, each in assignments.items()},
             ResourceType.LISTENER: {upstream.name: pack(_listener(upstream.name, table))},
         },
@@ -101,11 +120,19 @@ def _listener(name: str, table: Iterable[Any]) -> Any:
     return Listener(name=name, api_listener={"api_listener": pack(manager)})
 
 
-def _warn_of_caller(upstream: Upstream, warn: Warn) -> None:
-    """Warn of the caller's UpstreamConfig, as far as it concerns this upstream."""
-    config = upstream.defaults.get("UpstreamConfig") or {}
-    named = [entry for entry in config.get("Overrides") or () if entry["Name"] == upstream.name]
-    entries = (config.get("Defaults") or {}, *named)
-    said = {key for entry in entries for key, value in entry.items() if value}
-    for key in sorted(said - _SELECTORS):
-        warn(f"UpstreamConfig of the caller: {key} is not applied")
+def _identities(
+    upstream: Upstream, targets: Sequence[str], domains: Sequence[str]
+) -> Sequence[str]:
+    """Return the SPIFFE ids of the services behind targets; those of peers are not known."""
+    services = [upstream.chain["Targets"][target] for target in targets]
+    found = {
+        SpiffeId(domain=domain, datacenter=about["Datacenter"], service=about["Service"]): None
+        for about in services
+        if not about.get("Peer")
+        for domain in domains
+    }
+    return [str(each) for each in found]
+
+
+def _warn_of(cluster: str, warn: Warn, reason: str) -> None:
+    warn(f"{cluster}: {reason}")

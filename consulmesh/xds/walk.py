@@ -1,17 +1,19 @@
 """The walk through a compiled discovery chain: which calls go to which of its targets."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from fractions import Fraction
+from functools import partial
 from typing import Any, Final
 
 from consulmesh.catalog import Upstream
-from consulmesh.xds import matching, routes
+from consulmesh.xds import clusters, matching, routes
 from consulmesh.xds.chain import Json, MethodPolicy, RequestTimeout, Warn, duration
 from consulmesh.xds.matching import UnmatchableError
 
-_BALANCERS: Final = {"", "round_robin"}
-_MAPPED: Final = {"Target", "Default", "ConnectTimeout", "RequestTimeout"}
+_MAPPED: Final = {"Target", "Default", "ConnectTimeout", "RequestTimeout", "Failover"}
+_IN_ORDER: Final = {"", "sequential"}
 _HEADERS: Final = {"RequestHeaders", "ResponseHeaders"}
 _RETRIES: Final = {"NumRetries", "RetryOn", "RetryOnConnectFailure", "RetryOnStatusCodes"}
 _NEXT: Final = {"Service", "ServiceSubset", "Namespace", "Partition"}
@@ -20,11 +22,22 @@ _CONNECT_TIMEOUTS: Final = {timedelta(), timedelta(seconds=5)}  # unset, Consul'
 _PLACE: Final = ("Namespace", "Partition", "Datacenter", "Peer")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destination:
+    """Where a cluster's calls go.
+
+    `targets` are in the order in which they are tried, `balancer` is Consul's LoadBalancer.
+    """
+
+    targets: Sequence[str]
+    balancer: Json
+
+
 class Walk:
     """One walk through a compiled chain.
 
-    All mutable state: the target of each cluster that calls are sent to, and the timeouts of
-    methods, first match first.
+    All mutable state: the clusters that calls are sent to, by name, and the timeouts of methods,
+    first match first.
     """
 
     def __init__(self, upstream: Upstream, warn: Warn) -> None:
@@ -32,7 +45,7 @@ class Walk:
         self._nodes: Mapping[str, Json] = upstream.chain["Nodes"]
         self._warn = warn
         self._policy = MethodPolicy.of(upstream.chain.get("ServiceMeta") or {}, warn)
-        self.clusters: dict[str, str] = {}
+        self.clusters: dict[str, Destination] = {}
         self.timeouts = list(self._policy.timeouts)
 
     def routes(self, start: str) -> Iterator[Any]:
@@ -41,7 +54,6 @@ class Walk:
         if node["Type"] != "router":
             yield from self._routes(start, matching.every_call(), {}, start)
             return
-        _warn_of_balancer(node, self._warn)
         for route in node["Routes"]:
             definition = route.get("Definition") or {}
             name = f"{start}: route {matching.described(definition)}"
@@ -60,6 +72,7 @@ class Walk:
                 self._warn(f"{name}: {key} is not applied")
         leaves = list(self._leaves(node_id, Fraction(1)))
         action = routes.to_clusters(self._weights(leaves))
+        action.hash_policy.extend(self._hash_policies(leaves))
         retries = routes.retry_policy(destination, lambda reason: self._warn(f"{name}: {reason}"))
         if retries is not None:
             action.retry_policy.CopyFrom(retries)
@@ -70,7 +83,6 @@ class Walk:
     def _leaves(self, node_id: str, share: Fraction) -> Iterator[tuple[str, Fraction]]:
         """Yield the resolvers that a node leads to, each with its share of the calls."""
         node = self._nodes[node_id]
-        _warn_of_balancer(node, self._warn)
         if node["Type"] != "splitter":
             _warn_of_resolver(node_id, node["Resolver"], self._warn)
             yield node_id, share
@@ -88,11 +100,32 @@ class Walk:
         """Return clusters with their parts of the calls, in hundredths of a percent."""
         weights: dict[str, int] = {}
         for resolver, share in leaves:
-            target = self._nodes[resolver]["Resolver"]["Target"]
-            cluster = _cluster_name(self._upstream, target)
-            self.clusters[cluster] = target
+            destination = self._destination(resolver)
+            cluster = _cluster_name(self._upstream, destination.targets[0])
+            self.clusters[cluster] = destination
             weights[cluster] = weights.get(cluster, 0) + max(1, round(share * 10_000))
         return weights
+
+    def _destination(self, resolver: str) -> Destination:
+        node = self._nodes[resolver]
+        failover = node["Resolver"].get("Failover") or {}
+        return Destination(
+            targets=(node["Resolver"]["Target"], *(failover.get("Targets") or ())),
+            balancer=node.get("LoadBalancer") or {},
+        )
+
+    def _hash_policies(self, leaves: Iterable[tuple[str, Fraction]]) -> Sequence[Any]:
+        """Return what is hashed of calls to any of the resolvers: a route has one list of it."""
+        found: list[Any] = []
+        for resolver, _ in leaves:
+            balancer = self._nodes[resolver].get("LoadBalancer") or {}
+            for policy in clusters.hash_policies(balancer, partial(self._warn_of, resolver)):
+                if policy not in found:
+                    found.append(policy)
+        return found
+
+    def _warn_of(self, node_id: str, reason: str) -> None:
+        self._warn(f"{node_id}: {reason}")
 
     def _longest(self, leaves: Iterable[tuple[str, Fraction]]) -> timedelta:
         """Return the longest of the resolvers' timeouts; zero where one has none."""
@@ -124,15 +157,12 @@ def _cluster_name(upstream: Upstream, target: str) -> str:
     return upstream.name if itself and nearby else f"{upstream.name}/{target}"
 
 
-def _warn_of_balancer(node: Json, warn: Warn) -> None:
-    policy = (node.get("LoadBalancer") or {}).get("Policy", "")
-    if policy not in _BALANCERS:
-        warn(f"{node['Name']}: load balancer {policy} is not applied, round_robin is")
-
-
 def _warn_of_resolver(node_id: str, resolver: Json, warn: Warn) -> None:
     for key in sorted(resolver.keys() - _MAPPED):
         if resolver[key]:
             warn(f"{node_id}: {key} is not applied")
+    policy = ((resolver.get("Failover") or {}).get("Policy") or {}).get("Mode", "")
+    if policy not in _IN_ORDER:
+        warn(f"{node_id}: failover is in the order of its targets, not {policy}")
     if duration(resolver.get("ConnectTimeout")) not in _CONNECT_TIMEOUTS:
         warn(f"{node_id}: ConnectTimeout is unknown to gRPC core")

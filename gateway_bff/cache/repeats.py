@@ -8,6 +8,7 @@ from typing import Final
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from consulmesh.propagation import BAGGAGE
 from gateway_bff import freshness, links
 from gateway_bff.cache.answers import Answer, Answers, Question
 from gateway_bff.cache.conditional import answer_headers, conditional
@@ -20,6 +21,7 @@ QUESTION: Final = "flightmesh.question"
 _SPELLINGS: Final = 32_768
 _LONGEST: Final = 2_048  # bytes of a query string that is remembered
 _MIN_POSITION: Final = freshness.MIN_POSITION.lower().encode("ascii")
+_BAGGAGE: Final = BAGGAGE.encode("ascii")
 _IF_NONE_MATCH: Final = b"if-none-match"
 _ACCEPT_ENCODING: Final = b"accept-encoding"
 
@@ -60,6 +62,8 @@ class RepeatSearches:
         if question is None or prefers_events(scope):
             return None
         headers: Mapping[bytes, bytes] = dict(scope["headers"])
+        if _BAGGAGE in headers:  # a preview may answer otherwise
+            return None
         answer = self._answers.find(question)
         if not isinstance(answer, Answer):
             return None

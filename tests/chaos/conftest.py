@@ -1,20 +1,10 @@
-"""What the fault rows share: figures that are printed whatever pytest captures, and processes."""
+"""What the fault rows share: processes."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.chaos import figures
 from tests.chaos.processes import Zygote, zygote
-
-
-@pytest.fixture(autouse=True)
-def _figures(request: pytest.FixtureRequest) -> Iterator[None]:
-    yield
-    capture = request.config.pluginmanager.getplugin("capturemanager")
-    if (lines := figures.untold()) and capture is not None:
-        with capture.global_and_fixture_disabled():
-            print(*("", *lines), sep="\n", flush=True)
 
 
 @pytest.fixture(scope="session")

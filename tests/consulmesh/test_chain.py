@@ -183,11 +183,14 @@ async def test_a_reader_that_stops_cancels_the_stream_two_hops_away(
 
 
 async def test_trace_request_id_and_criticality_travel(chain: tuple[Chain, EchoStub]) -> None:
-    """All hops share trace, request id and criticality; each has a span and a caller of its own."""
+    """All hops share trace, id, criticality and baggage; each has its own span and caller."""
     seen, stub = chain
     seen.answer = "done"
     origin = CallContext(
-        trace=TraceContext.root(), request_id="req-1", criticality=Criticality.SHEDDABLE
+        trace=TraceContext.root(),
+        request_id="req-1",
+        criticality=Criticality.SHEDDABLE,
+        baggage="preview=1",
     )
     with use(origin):
         await stub.Unary(text("x"))
@@ -195,6 +198,7 @@ async def test_trace_request_id_and_criticality_travel(chain: tuple[Chain, EchoS
 
     assert {context.trace.trace_id for context in contexts} == {origin.trace.trace_id}
     assert {context.request_id for context in contexts} == {"req-1"}
+    assert {context.baggage for context in contexts} == {"preview=1"}
     assert {context.criticality for context in contexts} == {Criticality.SHEDDABLE}
     assert len({context.trace.span_id for context in [origin, *contexts]}) == 4
     assert [context.caller for context in contexts] == ["hop-0", "hop-1", "hop-2"]

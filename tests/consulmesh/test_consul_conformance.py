@@ -16,7 +16,7 @@ from aiohttp import web
 from consulmesh.announcement import Announcement
 from consulmesh.catalog import Catalog
 from consulmesh.consul_api import ConsulApi, ConsulError, Query
-from consulmesh.instances import Listed, Status
+from consulmesh.instances import Listed, Locality, Status
 from consulmesh.registration import Check
 from consulmesh.testing import FakeConsul, real_consul
 from consulmesh.topology import topology
@@ -102,13 +102,16 @@ async def test_a_registered_instance_becomes_passing_by_its_own_check(api: Consu
     """Consul finds out by a gRPC probe that an instance serves, and lists all it was told."""
     query = Query.health("seen")
     async with health_server() as server:
-        instance = registration("seen", server.port, weight=7, meta={"metrics_port": "1"})
+        place = Locality(region="eu", zone="a")
+        instance = registration(
+            "seen", server.port, weight=7, meta={"metrics_port": "1"}, locality=place
+        )
         await tell(api, instance)
         answer = await asked_until(api, query, partial(shows, Status.PASSING))
 
     found = listed(answer.data)[0].instance
     assert (found.id, found.address, found.port) == ("seen-1", "127.0.0.1", server.port)
-    assert (found.weight, found.version) == (7, "1.0.0")
+    assert (found.weight, found.version, found.locality) == (7, "1.0.0", place)
     assert found.meta == {"version": "1.0.0", "metrics_port": "1"}
     assert answer.data[0]["Service"]["Connect"] == {"Native": True}
 
@@ -392,6 +395,30 @@ async def test_intentions_are_matched_by_destination(consul: AnyConsul, api: Con
     assert nobody.data == {"open": None}
 
 
+async def test_keys_are_listed_by_prefix_and_wake_who_waits(
+    consul: AnyConsul, api: ConsulApi
+) -> None:
+    """Values come in base64, an empty one as null; no key is an answer, and a deletion wakes."""
+    query = Query.keys("flags/a/")
+    url = f"{consul.url}/v1/kv/flags"
+    none = await api.ask(query)
+    async with aiohttp.ClientSession(raise_for_status=True) as session:
+        for key, value in (("a/one", "1"), ("a/", ""), ("ab/other", "2")):
+            await session.put(f"{url}/{key}", data=value)
+        some = await asked_until(api, query, lambda data: data is not None)
+        waiting = asyncio.create_task(
+            api.ask(query, index=some.index, wait=timedelta(seconds=30)), name="waits"
+        )
+        await session.delete(f"{url}/a/one")
+        fewer = await waiting
+        await session.delete(f"{url}/a/")
+        await session.delete(f"{url}/ab/other")
+
+    assert none.data is None
+    assert ("flags/a/one", "MQ==") in [(each["Key"], each["Value"]) for each in some.data]
+    assert [(each["Key"], each["Value"]) for each in fewer.data] == [("flags/a/", None)]
+
+
 async def test_a_registration_without_a_name_is_refused(consul: AnyConsul) -> None:
     """What Consul cannot take is 400."""
     async with (
@@ -527,6 +554,6 @@ async def test_the_mesh_is_shown_as_consul_has_it(consul: AnyConsul, api: Consul
     ]
     assert service.policy["service-defaults"]["Protocol"] == "grpc"
     assert set(service.policy["service-defaults"]).isdisjoint({"Kind", "Name", "ModifyIndex"})
-    assert "UpstreamConfig of the caller: Limits is not applied" in service.warnings
+    assert "UpstreamConfig of the caller: Limits.MaxConnections is not applied" in service.warnings
     assert "consul" not in {each.name for each in found.services}
     assert [edge for edge in found.edges if edge[1] == "shown"] == [("web", "shown")]

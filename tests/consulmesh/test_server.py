@@ -479,7 +479,7 @@ async def test_a_fresh_server_is_not_serving() -> None:
 
 
 async def test_reflection_lists_what_is_served() -> None:
-    """As grpcurl asks: the service, health and channelz too."""
+    """As grpcurl asks: the service, health and gRPC's admin services too."""
     async with serving(add_echo(unary=echo)) as channel:
         call = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(
             iter([reflection_pb2.ServerReflectionRequest(list_services="")])
@@ -490,7 +490,8 @@ async def test_reflection_lists_what_is_served() -> None:
             for service in response.list_services_response.service
         ]
 
-    assert {SERVICE, "grpc.health.v1.Health", "grpc.channelz.v1.Channelz"} <= set(names)
+    admin = {"grpc.channelz.v1.Channelz", "envoy.service.status.v3.ClientStatusDiscoveryService"}
+    assert {SERVICE, "grpc.health.v1.Health", *admin} <= set(names)
 
 
 async def test_the_access_log_says_what_happened() -> None:

@@ -18,7 +18,7 @@ def test_the_bootstrap_names_the_server_and_the_node() -> None:
                 "server_features": ["xds_v3", "ignore_resource_deletion"],
             }
         ],
-        "node": {"id": "booking-1"},
+        "node": {"id": "booking-1", "locality": {}},
     }
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from consulmesh.catalog import Upstream
 from consulmesh.channel import MeshChannel
-from consulmesh.xds import endpoints
+from consulmesh.instances import Locality
 from consulmesh.xds.messages import Cluster, ResourceType, pack
 from consulmesh.xds.resources import Resources, resources
 from tests.chaos.figures import figure
@@ -189,9 +189,10 @@ async def test_a_refused_resource_is_reported_and_calls_go_on(
 ) -> None:
     """When gRPC core refuses a resource, the reason is kept, counted, and the old one holds."""
 
-    def broken(view: Upstream) -> Resources:
-        good = resources(view)
-        cluster = endpoints.cluster("echo")
+    def broken(view: Upstream, near: Locality | None) -> Resources:
+        good = resources(view, near)
+        cluster: Any = Cluster()
+        good.by_type[ResourceType.CLUSTER]["echo"].Unpack(cluster)
         cluster.lb_policy = Cluster.LbPolicy.Value("MAGLEV")
         by_type = {**good.by_type, ResourceType.CLUSTER: {"echo": pack(cluster)}}
         return replace(good, by_type=by_type)

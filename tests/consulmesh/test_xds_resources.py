@@ -279,9 +279,13 @@ def test_what_is_no_duration_is_refused(written: str) -> None:
             "splitter:echo: RequestHeaders is not applied",
         ),
         (
-            {"Nodes": with_resolver(Failover={"Targets": ["x"]})},
+            {
+                "Nodes": with_resolver(
+                    Failover={"Targets": [], "Policy": {"Mode": "order-by-locality"}}
+                )
+            },
             {},
-            f"{RESOLVER}: Failover is not applied",
+            f"{RESOLVER}: failover is in the order of its targets, not order-by-locality",
         ),
         (
             {"Nodes": with_resolver(ConnectTimeout="2s")},
@@ -291,16 +295,31 @@ def test_what_is_no_duration_is_refused(written: str) -> None:
         (
             {
                 "Nodes": {
-                    RESOLVER: chain()["Nodes"][RESOLVER] | {"LoadBalancer": {"Policy": "maglev"}}
+                    RESOLVER: chain()["Nodes"][RESOLVER] | {"LoadBalancer": {"Policy": "random"}}
                 }
             },
             {},
-            f"{TARGET}: load balancer maglev is not applied, round_robin is",
+            "echo: load balancer random is not applied, round_robin is",
         ),
         (
             {},
             {"UpstreamConfig": {"Overrides": [{"Name": "echo", "Limits": {"MaxConnections": 1}}]}},
-            "UpstreamConfig of the caller: Limits is not applied",
+            "UpstreamConfig of the caller: Limits.MaxConnections is not applied",
+        ),
+        (
+            {},
+            {"UpstreamConfig": {"Defaults": {"ConnectTimeoutMs": 100}}},
+            "UpstreamConfig of the caller: ConnectTimeoutMs is not applied",
+        ),
+        (
+            {
+                "Nodes": {
+                    RESOLVER: chain()["Nodes"][RESOLVER]
+                    | {"LoadBalancer": {"Policy": "ring_hash", "HashPolicies": []}}
+                }
+            },
+            {},
+            f"{RESOLVER}: ring_hash has no header to hash: each call is sent at random",
         ),
         (
             {"ServiceMeta": {"retryable-methods": "Get"}},
@@ -310,7 +329,7 @@ def test_what_is_no_duration_is_refused(written: str) -> None:
     ],
     ids=[
         *("query", "method", "regex", "rewrite", "timeout", "retries", "retry on", "split headers"),
-        *("failover", "connect timeout", "balancer", "caller", "meta"),
+        *("failover", "connect timeout", "balancer", "limits", "caller", "hash", "meta"),
     ],
 )
 def test_policy_without_effect_is_told(

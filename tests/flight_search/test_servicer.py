@@ -2,6 +2,7 @@ import base64
 from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from google.type.timeofday_pb2 import TimeOfDay
 
 from consulmesh.errors import Status
 from consulmesh.wellknown import amount, timestamp
+from flight_search.service import ItinerarySearch, Switches
 from flights.schedule.v1 import schedule_pb2
 from flights.search.v1 import search_pb2 as pb
 from flights.type.v1 import cabin_pb2
@@ -262,8 +264,8 @@ async def test_filters_leave_out_what_is_not_asked_for(system: System) -> None:
     }
 
 
-async def test_two_stops_are_an_option(system: System) -> None:
-    """They are asked for; a way that leads far astray is never offered; a stream has them last."""
+async def ways_with_two_stops(system: System) -> None:
+    """From New York to Los Angeles there is one over Chicago and Denver, and one over Frankfurt."""
     legs = [("JFK", "ORD"), ("ORD", "DEN"), ("DEN", "LAX"), ("ORD", "FRA"), ("FRA", "LAX")]
     flights = [
         flight_event(f"{a}-{b}", a, b, EIGHT + 4 * n * HOUR)
@@ -271,14 +273,43 @@ async def test_two_stops_are_an_option(system: System) -> None:
     ]
     keys = [event.flight_changed.flight_id for event in flights]
     await system.first_snapshots(flights=flights, prices=[price_event(key) for key in keys])
+
+
+async def streamed(system: System, query: pb.ItineraryQuery) -> list[list[str]]:
+    """The flights of all that a stream finds."""
+    call = system.stub.StreamItineraries(pb.StreamItinerariesRequest(query=query))
+    return [way async for response in call for way in flights_of(response.itineraries)]
+
+
+async def test_two_stops_are_an_option(system: System) -> None:
+    """They are asked for; a way that leads far astray is never offered; a stream has them last."""
+    await ways_with_two_stops(system)
     usual = await search(system)
     more = await search(system, query=asking(max_stops=2))
-    call = system.stub.StreamItineraries(pb.StreamItinerariesRequest(query=asking(max_stops=2)))
-    streamed = [response async for response in call]
+    found = await streamed(system, asking(max_stops=2))
 
     assert usual.itineraries == []
     assert flights_of(more.itineraries) == [["JFK-ORD", "ORD-DEN", "DEN-LAX"]]
-    assert flights_of(streamed[-1].itineraries) == [["JFK-ORD", "ORD-DEN", "DEN-LAX"]]
+    assert found == [["JFK-ORD", "ORD-DEN", "DEN-LAX"]]
+
+
+async def test_two_stops_can_be_switched_off(tmp_path: Path) -> None:
+    """While they are off who asks for them gets ways with one stop at most, and no error."""
+    switches = Switches(two_stops=False)
+    search_with = partial(ItinerarySearch, switches=switches)
+    wide = asking(max_stops=2)
+    async with running_search(tmp_path / "search.db", make_search=search_with) as system:
+        await ways_with_two_stops(system)
+        off = [flights_of((await search(system, query=wide)).itineraries)]
+        off += [await streamed(system, wide)]
+        refused = await refusal(search(system, query=asking(max_stops=3)))
+        switches.two_stops = True
+        on = [flights_of((await search(system, query=wide)).itineraries)]
+        on += [await streamed(system, wide)]
+
+    assert off == [[], []]
+    assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert on == [[["JFK-ORD", "ORD-DEN", "DEN-LAX"]]] * 2
 
 
 async def test_an_area_means_all_of_its_airports(system: System) -> None:

@@ -24,10 +24,7 @@ from gateway_bff.readiness import Readiness
 from gateway_bff.server import listening
 from gateway_bff.settings import BUDGETS, Settings
 from gateway_bff.upstreams import Upstreams
-from tests.chaos.conftest import _figures
 from tests.gateway_bff.fakes import STATUS_CODES, Fakes
-
-__all__ = ["_figures"]
 
 SETTINGS = Settings(
     budgets={**BUDGETS, "quote": 0.8},

@@ -104,6 +104,22 @@ async def test_a_repeat_is_answered_without_search(live: LiveGateway) -> None:
     assert second.headers["X-Request-Id"] != first.headers["X-Request-Id"]
 
 
+async def test_who_carries_baggage_is_answered_by_search(live: LiveGateway) -> None:
+    """A preview may answer otherwise: nothing is taken from the cache for it, nor kept."""
+    previewed = await search(live, {"baggage": "preview=1"})
+    first, second = await search(live), await search(live)
+    again = await search(live, {"baggage": "preview=1"})
+    contexts = live.gateway.fakes.search.contexts
+
+    assert [each.cache for each in (previewed, first, second, again)] == [
+        "gateway-bff; fwd=miss",
+        "gateway-bff; fwd=miss; stored",
+        "gateway-bff; hit",
+        "gateway-bff; fwd=miss",
+    ]
+    assert [each.baggage for each in contexts] == ["preview=1", None, "preview=1"]
+
+
 async def test_another_spelling_is_the_same_question(live: LiveGateway) -> None:
     """Defaults that are spelt out, another order, small letters: search is asked once."""
     await search(live)

@@ -65,7 +65,7 @@ class SimulatedMember(Member):
             self._network.delist(self.service, server)
         await asyncio.sleep(_WATCHERS_NOTICE)
 
-    def _connected(self, upstream: str, *, relay_token: bool) -> MeshChannel:
+    def _connected(self, upstream: str, *, relay_token: bool, hedged: bool) -> MeshChannel:
         return MeshChannel(
             SimulatedChannel(self._network, upstream),
             upstream=upstream,

@@ -16,7 +16,7 @@ from tests.simulation.mutants import MUTANTS, rule
 from tests.simulation.pool import replay, simulate_all
 from tests.simulation.world import OPERATIONS
 
-pytestmark = pytest.mark.timeout(7200 if LONG else 240)
+pytestmark = pytest.mark.timeout(7200 if LONG else 900)
 
 SEEDS = 1_000 if LONG else 20
 SEEDS_TO_FIND = 100 if LONG else 20

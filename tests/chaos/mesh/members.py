@@ -12,7 +12,7 @@ from consulmesh import Mesh
 from consulmesh.consul_api import ConsulApi, Query
 from tests.chaos.mesh.arrivals import DEADLINE, Arrivals, Outcomes
 from tests.consulmesh.consuls import AnyConsul
-from tests.consulmesh.test_xds_processes import Process, caller, passing
+from tests.consulmesh.processes import Process, caller, passing
 from tests.consulmesh.xds_process import SERVICE
 
 ECHO: Final = "echo"

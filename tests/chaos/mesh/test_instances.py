@@ -30,7 +30,7 @@ from tests.chaos.mesh.members import (
 )
 from tests.chaos.mesh.toxiproxy import Toxiproxy
 from tests.consulmesh.consuls import health_server, registration, tell, withdraw
-from tests.consulmesh.test_xds_processes import Process
+from tests.consulmesh.processes import Process
 from tests.consulmesh.xds_process import SERVICE
 
 GONE: Final = 30.0 if LONG else 2.0  # seconds without any instance

@@ -22,7 +22,7 @@ from tests.chaos.mesh.members import all_pass, callers, loads, party
 from tests.chaos.mesh.party import WORK
 from tests.chaos.mesh.toxiproxy import Proxy, Toxiproxy
 from tests.consulmesh.consuls import registration, tell
-from tests.consulmesh.test_xds_processes import Process
+from tests.consulmesh.processes import Process
 from tests.consulmesh.xds_process import SERVICE
 
 CUT: Final = 30.0 if LONG else 5.0  # seconds of a partition

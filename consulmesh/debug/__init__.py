@@ -1,0 +1,1 @@
+"""What a client believes about an upstream, and why: `python -m consulmesh.debug booking`."""

@@ -1,0 +1,328 @@
+"""mTLS and intentions: real processes of the mesh on a Consul that denies what nothing allows."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import grpc
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from consulmesh import Mesh, MeshConfig
+from consulmesh.consul_api import ConsulApi, Query
+from consulmesh.testing import RealConsul, real_consul
+from tests.consulmesh.consuls import asked_until
+from tests.consulmesh.xds_process import SERVICE, handlers
+from tests.consulmesh.xds_world import call, until
+
+SERVICES: Final = ("web", "app", "echo")
+
+
+class Authority:
+    """A Consul with ACLs, a token for each service, and what an operator does with it."""
+
+    def __init__(self, consul: RealConsul, session: aiohttp.ClientSession) -> None:
+        self.consul = consul
+        self.tokens: dict[str, str] = {}
+        self._session = session
+
+    async def put(self, path: str, body: object) -> Any:
+        """Write as the operator; return what Consul answers."""
+        async with self._session.put(path, json=body) as answer:
+            assert answer.status == 200, await answer.text()
+            text = await answer.text()
+            return json.loads(text) if text else None
+
+    async def get(self, path: str) -> Any:
+        """Read as the operator."""
+        async with self._session.get(path) as answer:
+            assert answer.status == 200, await answer.text()
+            return await answer.json()
+
+    async def allow(self, *sources: dict[str, Any]) -> None:
+        """Say who may call echo."""
+        entry = {"Kind": "service-intentions", "Name": "echo", "Sources": sources}
+        await self.put("/v1/config", entry)
+
+    async def rotate(self) -> None:
+        """Let Consul make another root; it does so only for another kind of key."""
+        current = await self.get("/v1/connect/ca/configuration")
+        bits = 384 if current["Config"].get("PrivateKeyBits") != 384 else 256
+        config = current["Config"] | {"PrivateKeyType": "ec", "PrivateKeyBits": bits}
+        await self.put("/v1/connect/ca/configuration", {"Provider": "consul", "Config": config})
+
+
+@pytest.fixture(scope="module")
+async def authority() -> AsyncIterator[Authority]:
+    """One secure Consul for these tests; each service has a token with its identity alone."""
+    async with real_consul(secure=True) as consul:
+        headers = {"X-Consul-Token": consul.token or ""}
+        async with aiohttp.ClientSession(consul.url, headers=headers) as session:
+            authority = Authority(consul, session)
+            for name in SERVICES:
+                identity = {"ServiceIdentities": [{"ServiceName": name}]}
+                made = await authority.put("/v1/acl/token", identity)
+                authority.tokens[name] = made["SecretID"]
+                defaults = {"Kind": "service-defaults", "Name": name, "Protocol": "grpc"}
+                await authority.put("/v1/config", defaults)
+            yield authority
+
+
+@asynccontextmanager
+async def joined(
+    authority: Authority, folder: Path, service: str, number: int = 1
+) -> AsyncIterator[Mesh]:
+    """Be a process of a service in the secure profile."""
+    config = MeshConfig(
+        version="1.0.0",
+        consul_url=authority.consul.url,
+        consul_grpc=authority.consul.grpc,
+        consul_token=authority.tokens[service],
+        state_dir=folder,
+        instance_id=f"{service}-{number}",
+        isolated=True,
+        secure=True,
+    )
+    async with Mesh.join(service, config) as mesh:
+        yield mesh
+
+
+@asynccontextmanager
+async def served(authority: Authority, folder: Path, number: int = 1) -> AsyncIterator[Mesh]:
+    """Serve as an instance of echo."""
+    async with joined(authority, folder, "echo", number) as mesh:
+        server = mesh.server(status_codes={})
+        server.add_registered_method_handlers(SERVICE, handlers(mesh))
+        serving = asyncio.create_task(mesh.serve(server))
+        try:
+            await until(lambda: bool(mesh.address), seconds=20)
+            yield mesh
+        finally:
+            mesh.draining.set()
+            await serving
+
+
+async def code_of(channel: grpc.aio.Channel, method: str = "Get") -> grpc.StatusCode:
+    """Make a call; return its status."""
+    try:
+        await call(channel, method, timeout=10, wait_for_ready=True)
+    except grpc.aio.AioRpcError as error:
+        return error.code()
+    return grpc.StatusCode.OK
+
+
+async def until_code(
+    channel: grpc.aio.Channel, wanted: grpc.StatusCode, method: str = "Get"
+) -> None:
+    """Call until that is the status."""
+    async with asyncio.timeout(20):
+        while await code_of(channel, method) is not wanted:
+            pass
+
+
+async def test_calls_are_allowed_by_intentions(authority: Authority, tmp_path: Path) -> None:
+    """Who is allowed is served, by method too; a change holds at once; all others are denied."""
+    ok, denied = grpc.StatusCode.OK, grpc.StatusCode.PERMISSION_DENIED
+    await authority.allow({"Name": "web", "Action": "allow"})
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(served(authority, tmp_path))
+        web = (await stack.enter_async_context(joined(authority, tmp_path, "web"))).channel("echo")
+        app = (await stack.enter_async_context(joined(authority, tmp_path, "app"))).channel("echo")
+        plain = [await code_of(web), await code_of(web, "Slow"), await code_of(app)]
+        only_get = {"Action": "allow", "HTTP": {"PathExact": f"/{SERVICE}/Get"}}
+        await authority.allow({"Name": "web", "Permissions": [only_get]})
+        await until_code(web, denied, "Slow")
+        by_method = [await code_of(web), await code_of(web, "Slow"), await code_of(app)]
+        await authority.allow({"Name": "app", "Action": "allow"})
+        await until_code(app, ok)
+        changed = [await code_of(web), await code_of(app, "Slow")]
+
+    assert plain == [ok, ok, denied]
+    assert by_method == [ok, denied, denied]
+    assert changed == [denied, ok]
+
+
+async def test_strangers_do_not_get_in(authority: Authority, tmp_path: Path) -> None:
+    """Without a certificate, or with one of another CA, no handler is reached."""
+    await authority.allow({"Name": "*", "Action": "allow"})
+    key = ec.generate_private_key(ec.SECP256R1())
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    async with served(authority, tmp_path) as mesh:
+        roots = (tmp_path / "identities" / "echo-1" / "roots.pem").read_bytes()
+        strangers = {
+            "plain text": grpc.aio.insecure_channel(mesh.address),
+            "no certificate": _to(mesh.address, grpc.ssl_channel_credentials(roots)),
+            "foreign": _to(
+                mesh.address, grpc.ssl_channel_credentials(roots, private, _self_signed(key))
+            ),
+        }
+        codes = {}
+        for name, channel in strangers.items():
+            async with channel:
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await call(channel, timeout=3)
+                codes[name] = caught.value.code()
+
+    assert codes == dict.fromkeys(strangers, grpc.StatusCode.UNAVAILABLE)
+
+
+def _to(address: str, credentials: grpc.ChannelCredentials) -> grpc.aio.Channel:
+    named = (("grpc.ssl_target_name_override", "echo.service.consul"),)
+    return grpc.aio.secure_channel(address, credentials, options=named)
+
+
+def _self_signed(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """A certificate that says to be web, by nobody's word but its own."""
+    now = datetime.now(UTC)
+    uri = "spiffe://11111111-2222-3333-4444-555555555555.consul/ns/default/dc/dc1/svc/web"
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([]))
+        .issuer_name(x509.Name([]))
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(minutes=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)]), critical=True
+        )
+        .sign(key, hashes.SHA256())
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+async def test_a_tls_client_with_a_certificate_is_known_by_it(
+    authority: Authority, tmp_path: Path
+) -> None:
+    """A certificate of the mesh is what counts, whatever client shows it."""
+    await authority.allow({"Name": "web", "Action": "allow"})
+    async with served(authority, tmp_path) as mesh, joined(authority, tmp_path, "web") as web:
+        await until_code(web.channel("echo"), grpc.StatusCode.OK)
+        folder = tmp_path / "identities" / "web-1"
+        credentials = grpc.ssl_channel_credentials(
+            *((folder / f"{name}.pem").read_bytes() for name in ("roots", "key", "certificate"))
+        )
+        async with _to(mesh.address, credentials) as channel:
+            answer = await call(channel)
+        modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+
+    assert answer == "echo-1"
+    assert modes == {"roots.pem": 0o600, "key.pem": 0o600, "certificate.pem": 0o600}
+    assert folder.stat().st_mode & 0o077 == 0
+
+
+async def test_a_server_that_is_another_service_is_refused(
+    authority: Authority, tmp_path: Path
+) -> None:
+    """A process with app's certificate at an address that is listed as echo's gets no call."""
+    await authority.allow({"Name": "*", "Action": "allow"})
+    async with AsyncExitStack() as stack:
+        impostor = await stack.enter_async_context(joined(authority, tmp_path, "app"))
+        server = impostor.server(status_codes={})
+        server.add_registered_method_handlers(SERVICE, handlers(impostor))
+        serving = asyncio.create_task(impostor.serve(server))
+        await until(lambda: bool(impostor.address), seconds=20)
+        port = int(impostor.address.rpartition(":")[2])
+        listed = {"Name": "echo", "ID": "echo-9", "Address": "127.0.0.1", "Port": port}
+        await authority.put("/v1/agent/service/register", listed)
+        web = await stack.enter_async_context(joined(authority, tmp_path, "web"))
+        channel = web.channel("echo")
+        await until(lambda: web._directory.endpoint_count("echo") == 1, seconds=20)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(channel, timeout=5)
+        await authority.put("/v1/agent/service/deregister/echo-9", None)
+        impostor.draining.set()
+        await serving
+
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert "SAN" in (caught.value.details() or "")
+
+
+async def test_a_new_root_costs_no_call(authority: Authority, tmp_path: Path) -> None:
+    """Consul rotates its root under load: everybody is signed anew, and no call fails."""
+    await authority.allow({"Name": "web", "Action": "allow"})
+    failures: list[grpc.aio.AioRpcError] = []
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(served(authority, tmp_path))
+        web = await stack.enter_async_context(joined(authority, tmp_path, "web"))
+        channel = web.channel("echo")
+        await until_code(channel, grpc.StatusCode.OK)
+        stop = asyncio.Event()
+
+        async def load() -> int:
+            made = 0
+            while not stop.is_set():
+                try:
+                    made += bool(await call(channel))
+                except grpc.aio.AioRpcError as error:
+                    failures.append(error)
+                await asyncio.sleep(0.005)
+            return made
+
+        before = [_certificate(mesh) for mesh in (server, web)]
+        calling = asyncio.create_task(load())
+        await authority.rotate()
+        await until(
+            lambda: (
+                [_certificate(m) != b for m, b in zip((server, web), before, strict=True)]
+                == [True, True]
+            ),
+            seconds=30,
+        )
+        await asyncio.sleep(2)  # gRPC core looks at the files every second
+        stop.set()
+        made = await calling
+        late = await stack.enter_async_context(joined(authority, tmp_path, "web", 2))
+        answer = await call(late.channel("echo"), timeout=20, wait_for_ready=True)
+
+    assert failures == []
+    assert made > 100
+    assert answer == "echo-1"
+
+
+def _certificate(mesh: Mesh) -> bytes:
+    assert mesh._security is not None
+    assert mesh._security.identity.certificate is not None
+    return mesh._security.identity.certificate.chain
+
+
+async def test_nobody_is_signed_as_somebody_else(authority: Authority, tmp_path: Path) -> None:
+    """A process with another service's token has no certificate, and serves nobody."""
+    config = MeshConfig(
+        version="1.0.0",
+        consul_url=authority.consul.url,
+        consul_grpc=authority.consul.grpc,
+        consul_token=authority.tokens["web"],
+        state_dir=tmp_path,
+        isolated=True,
+        secure=True,
+    )
+    async with Mesh.join("echo", config) as mesh:
+        assert mesh._security is not None
+        await until(lambda: bool(mesh._security and mesh._security.domains()), seconds=20)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(mesh._security.ready(), 1.0)
+
+
+async def test_health_is_all_that_is_plain(authority: Authority, tmp_path: Path) -> None:
+    """Consul's check passes by a port of its own, which serves nothing but health."""
+    await authority.allow({"Name": "*", "Action": "allow"})
+    async with served(authority, tmp_path) as mesh:
+        async with ConsulApi(authority.consul.url, authority.consul.token) as api:
+            await asked_until(api, Query.health("echo", passing="1"), bool)
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{mesh._health_port}") as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call(channel)
+
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED

@@ -1,3 +1,0 @@
-from tests.chaos.conftest import _figures
-
-__all__ = ["_figures"]
