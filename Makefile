@@ -11,7 +11,8 @@ RUNTIME := $(VENV)/.runtime
 DEV := $(VENV)/.dev
 SYSTEM := $(BIN)/python -m tools.system
 WITH_TOOLS = CONSUL_BIN="$$($(BIN)/python -m tools.binaries consul)" \
-	GRPCURL_BIN="$$($(BIN)/python -m tools.binaries grpcurl)"
+	GRPCURL_BIN="$$($(BIN)/python -m tools.binaries grpcurl)" \
+	TOXIPROXY_BIN="$$($(BIN)/python -m tools.binaries toxiproxy)"
 
 ROLE ?= customer
 SUBJECT ?= ann

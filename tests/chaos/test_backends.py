@@ -62,7 +62,7 @@ async def test_the_server_is_not_to_be_relied_on(
     try:
         await world.up()
         with Recorder.open(history) as recorder:
-            async with _customers(world, recorder, progress):
+            async with customers(world, recorder, progress):
                 for _ in range(ENDED):
                     await progress.more(BETWEEN)
                     recorder.nemesis("terminate")
@@ -104,7 +104,7 @@ def _end_a_session(server: OwnPostgres, world: World) -> None:
 
 
 @asynccontextmanager
-async def _customers(world: World, recorder: Recorder, progress: Progress) -> AsyncIterator[None]:
+async def customers(world: World, recorder: Recorder, progress: Progress) -> AsyncIterator[None]:
     """They book while the block runs; at its end each has its last answer."""
     over = asyncio.Event()
     async with world.caller() as caller, asyncio.TaskGroup() as tasks:

@@ -1,6 +1,6 @@
 """The durable services, each an instance or more, as processes that know each other's addresses."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +22,7 @@ class World:
     `url_of` names a database for a service, `urls` has what it said. `issuer` gives tokens that
     booking accepts; `day` is that of the flights of the timetable.
 
-    State: the newest process of each instance.
+    State: the newest process of each instance, and the detours.
     """
 
     def __init__(
@@ -47,12 +47,13 @@ class World:
             for slot in range(1, count[service] + 1)
         }
         self._processes: dict[tuple[str, int], Process] = {}
+        self._detours: dict[str, dict[str, str]] = {}
         self.day = first_day()
 
     @property
     def targets(self) -> Mapping[str, str]:
         """Where the services are: gRPC's targets, with all instances."""
-        return {service: self._target(service) for service in SERVICES}
+        return {service: _target(self.ports(service)) for service in SERVICES}
 
     @property
     def instances(self) -> list[tuple[str, int]]:
@@ -64,6 +65,14 @@ class World:
         """The databases, as the judge wants them."""
         return Urls(**self.urls)
 
+    def ports(self, service: str) -> list[int]:
+        """Where the instances of a service listen, or will."""
+        return [port for of, port in self._ports.items() if of[0] == service]
+
+    def detour(self, service: str, upstream: str, ports: Sequence[int]) -> None:
+        """Let a service reach an upstream at other ports from its next start on."""
+        self._detours.setdefault(service, {})[upstream] = _target(ports)
+
     def process(self, service: str, slot: int = 1) -> Process:
         """The newest process of an instance."""
         return self._processes[service, slot]
@@ -72,7 +81,7 @@ class World:
         """A client of all instances; or, where one is named, of that one of its service."""
         targets = dict(self.targets)
         if service:
-            targets[service] = self._address(service, slot)
+            targets[service] = _target([self._ports[service, slot]])
         return StaticMesh("test", targets)
 
     async def start(
@@ -91,7 +100,7 @@ class World:
                 port=self._ports[service, slot],
                 folder=str(self.folder),
                 url=self.urls[service],
-                targets=self.targets,
+                targets={**self.targets, **self._detours.get(service, {})},
                 first_day=self.day.toordinal(),
                 environ={"MESH_FAILPOINT": failpoint} if failpoint else {},
                 pace=pace or self._pace,
@@ -116,9 +125,6 @@ class World:
         for service, slot in self._processes:
             await self.kill(service, slot)
 
-    def _target(self, service: str) -> str:
-        addresses = [self._address(*of) for of in self._ports if of[0] == service]
-        return f"ipv4:{','.join(addresses)}"
 
-    def _address(self, service: str, slot: int) -> str:
-        return f"127.0.0.1:{self._ports[service, slot]}"
+def _target(ports: Sequence[int]) -> str:
+    return f"ipv4:{','.join(f'127.0.0.1:{port}' for port in ports)}"

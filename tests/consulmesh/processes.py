@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from consulmesh import Mesh, MeshConfig
-from consulmesh.testing import RealConsul
+from tests.consulmesh.consuls import AnyConsul
 from tests.consulmesh.xds_world import until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,7 +26,7 @@ class Process:
         self.lines: list[dict[str, Any]] = []
 
     @classmethod
-    async def start(cls, module: str, consul: RealConsul, folder: Path, **env: str) -> "Process":
+    async def start(cls, module: str, consul: AnyConsul, folder: Path, **env: str) -> "Process":
         """Run a module with an environment of its own."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -46,6 +46,11 @@ class Process:
         """Wait for a log event; return its line."""
         await until(lambda: any(line["event"] == event for line in self.lines), seconds=20)
         return next(line for line in self.lines if line["event"] == event)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal."""
@@ -70,7 +75,7 @@ class Process:
 
 
 @asynccontextmanager
-async def shared_ads(consul: RealConsul, folder: Path, **env: str) -> AsyncIterator[Process]:
+async def shared_ads(consul: AnyConsul, folder: Path, **env: str) -> AsyncIterator[Process]:
     """Run the shared ADS as a process; it is registered when the block begins."""
     process = await Process.start("consulmesh.xds", consul, folder, **env)
     try:
@@ -81,7 +86,7 @@ async def shared_ads(consul: RealConsul, folder: Path, **env: str) -> AsyncItera
 
 
 @asynccontextmanager
-async def caller(consul: RealConsul, folder: Path) -> AsyncIterator[Mesh]:
+async def caller(consul: AnyConsul, folder: Path) -> AsyncIterator[Mesh]:
     """Join the mesh as who calls."""
     config = MeshConfig(version="1", consul_url=consul.url, state_dir=folder, isolated=True)
     async with Mesh.join("caller", config) as mesh:

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,31 @@ async def test_calls_without_consul_fail_before_their_deadline(tmp_path: Path) -
 
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert answer == "echo-1"
+
+
+async def test_an_instance_that_is_cut_off_is_tried_every_other_second(tmp_path: Path) -> None:
+    """The pauses between connections grow to two seconds, not to gRPC's own two minutes."""
+    loop = asyncio.get_running_loop()
+    tried: asyncio.Queue[float] = asyncio.Queue()
+
+    async def cut(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tried.put_nowait(loop.time())
+        writer.close()
+
+    async with (
+        await asyncio.start_server(cut, "127.0.0.1", 0) as listener,
+        FakeConsul() as consul,
+        Mesh.join("caller", config(consul, tmp_path)) as caller,
+    ):
+        port = listener.sockets[0].getsockname()[1]
+        consul.state.register({"Name": "echo", "Address": "127.0.0.1", "Port": port})
+        calling = asyncio.create_task(call(caller.channel("echo"), timeout=60, wait_for_ready=True))
+        moments = [await tried.get() for _ in range(6)]
+        calling.cancel()
+        await asyncio.wait([calling])
+    pauses = [after - before for before, after in pairwise(moments)]
+
+    assert pauses[-1] < 3.7 * pauses[0]  # 2 of theirs, 6.5 of gRPC's, both vary by a fifth
 
 
 async def test_nothing_is_registered_before_it_is_warm(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import grpc
 import pytest
 
 from bench.outages import RATE, consul_stopped, killed, owners_away, rolling
-from bench.steady import load, query_of, some_searches, summary
+from bench.steady import load, percentile, query_of, some_searches, summary, times
 from bench.subject import POLL, Instance, Subject
 from consulmesh.wellknown import date_message
 from flights.search.v1 import search_pb2
@@ -77,6 +77,39 @@ async def test_a_frozen_service_costs_its_deadline_and_no_more(subject: Subject)
     assert problem["code"] in {"DEADLINE_EXCEEDED", "UPSTREAM_UNAVAILABLE"}
     assert answer.status in {503, 504}
     assert took < 3
+
+
+async def test_without_a_backend_requests_are_refused_at_once(subject: Subject) -> None:
+    """Both instances of pricing are killed: a quote is a 503 that says when to come again."""
+    itinerary = (await found(subject, some_searches()[0]))[0]
+    wanted = {"itinerary_id": itinerary["itinerary_id"], "passengers": 1}
+    url = f"{subject.settings.gateway_url}/v1/quotes"
+    loop = asyncio.get_running_loop()
+
+    async def quote() -> tuple[int, str | None, float]:
+        began = loop.time()
+        async with subject.http.post(url, json=wanted) as answer:
+            await answer.read()
+            return answer.status, answer.headers.get("Retry-After"), loop.time() - began
+
+    for slot in (1, 2):
+        await subject.kill_for_good(f"pricing-{slot}")
+    try:
+        refusals = [await quote() for _ in range(50)]
+    finally:
+        for slot in (1, 2):
+            await subject.start(f"pricing-{slot}")
+    await subject.passes("pricing", "pricing-1")
+    passing = loop.time()
+    while (await quote())[0] != 201:
+        await asyncio.sleep(POLL)
+    back = loop.time() - passing
+    seconds = [took for _, _, took in refusals]
+    print(f"D6: {times('quotes without pricing', seconds)}; made {back:.2f} s after one passed")
+
+    assert {(status, bool(after)) for status, after, _ in refusals} == {(503, True)}
+    assert percentile(seconds, 0.5) < 1
+    assert back <= 10
 
 
 @pytest.mark.parametrize(
