@@ -78,7 +78,7 @@ async def authority() -> AsyncIterator[Authority]:
 
 @asynccontextmanager
 async def joined(
-    authority: Authority, folder: Path, service: str, number: int = 1
+    authority: Authority, folder: Path, service: str, number: int = 1, *, isolated: bool = True
 ) -> AsyncIterator[Mesh]:
     """Be a process of a service in the secure profile."""
     config = MeshConfig(
@@ -88,11 +88,17 @@ async def joined(
         consul_token=authority.tokens[service],
         state_dir=folder,
         instance_id=f"{service}-{number}",
-        isolated=True,
+        isolated=isolated,
         secure=True,
     )
     async with Mesh.join(service, config) as mesh:
         yield mesh
+
+
+async def identified(mesh: Mesh) -> None:
+    """Wait until a process has its certificate; gRPC core looks for it each second only."""
+    assert mesh._security is not None
+    await mesh._security.ready()
 
 
 @asynccontextmanager

@@ -17,6 +17,7 @@ from consulmesh.identity import Certificate, Identity
 from tests.consulmesh.xds_world import until
 
 PEM = serialization.Encoding.PEM
+ROOT = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "root")])
 
 
 class Signer:
@@ -32,7 +33,7 @@ class Signer:
     def rotate(self, domain: str) -> None:
         """Have another root, perhaps of another domain."""
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self._root = self._made(self._key.public_key(), x509.Name([]), timedelta(days=1))
+        self._root = self._made(self._key.public_key(), ROOT, timedelta(days=1))
         pem = self._root.public_bytes(PEM)
         self.roots = Roots(domain=domain, active=str(self._root.serial_number), bundle=pem)
         self._changed.set()
@@ -58,25 +59,36 @@ class Signer:
         made = self._made(asked.public_key(), asked.subject, self.life, names)
         return made.public_bytes(PEM)
 
+    def leaf(self, key: object, service: str, *, begins: timedelta) -> bytes:
+        """A certificate for an hour of a service, from so long from now on."""
+        uri = f"spiffe://{self.roots.domain}/ns/default/dc/dc1/svc/{service}"
+        names = x509.SubjectAlternativeName(
+            [x509.UniformResourceIdentifier(uri), x509.DNSName(f"{service}.service.consul")]
+        )
+        hour = timedelta(hours=1)
+        return self._made(key, x509.Name([]), hour, names, begins=begins).public_bytes(PEM)
+
     def _made(
         self,
         key: object,
         subject: x509.Name,
         life: timedelta,
         names: x509.SubjectAlternativeName | None = None,
+        *,
+        begins: timedelta = timedelta(),
     ) -> x509.Certificate:
-        now = datetime.now(UTC)
+        now = datetime.now(UTC) + begins
         builder = (
             x509.CertificateBuilder()
             .subject_name(subject)
-            .issuer_name(x509.Name([]))
+            .issuer_name(ROOT)
             .public_key(key)  # type: ignore[arg-type]  # whatever was asked for
             .serial_number(x509.random_serial_number())
             .not_valid_before(now)
             .not_valid_after(now + life)
         )
-        if names:
-            builder = builder.add_extension(names, critical=True)
+        extension = names or x509.BasicConstraints(ca=True, path_length=None)
+        builder = builder.add_extension(extension, critical=True)
         return builder.sign(self._key, hashes.SHA256())
 
 

@@ -17,6 +17,7 @@ from tests.consulmesh.consuls import asked_until
 from tests.consulmesh.secured import (
     Authority,
     code_of,
+    identified,
     joined,
     served,
     tls_channel,
@@ -131,6 +132,7 @@ async def test_a_server_that_is_another_service_is_refused(
         listed = {"Name": "echo", "ID": "echo-9", "Address": "127.0.0.1", "Port": port}
         await authority.put("/v1/agent/service/register", listed)
         web = await stack.enter_async_context(joined(authority, tmp_path, "web"))
+        await identified(web)
         channel = web.channel("echo")
         await until(lambda: web._directory.endpoint_count("echo") == 1, seconds=20)
         with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -2,9 +2,12 @@
 
 import asyncio
 import json
+import os
+import sys
 import uuid
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,23 +15,29 @@ import aiohttp
 import grpc
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from grpc._cython import cygrpc
 from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]  # it has no stubs
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, generate_latest
 
 from consulmesh import Mesh
 from consulmesh.connect_ca import ConsulAuthority
 from consulmesh.identity import Identity
 from consulmesh.logs import AccessRecord
 from consulmesh.spiffe import SpiffeId
+from consulmesh.users import LocalIssuer
+from tests.consulmesh.processes import ROOT
 from tests.consulmesh.secured import (
     Authority,
+    identified,
     joined,
+    secure_consul,
+    served,
     tls_channel,
     until_code,
 )
-from tests.consulmesh.test_identity import PEM
+from tests.consulmesh.test_identity import PEM, Signer, kept
 from tests.consulmesh.xds_process import SERVICE, handlers
 from tests.consulmesh.xds_world import call, until
 
@@ -425,8 +434,7 @@ async def test_without_an_intention_no_handler_is_reached(
         app = await stack.enter_async_context(joined(authority, tmp_path, "app"))
         await until_code(app.channel("echo"), grpc.StatusCode.OK)
         web = await stack.enter_async_context(joined(authority, tmp_path, "web"))
-        assert web._security is not None
-        await web._security.ready()
+        await identified(web)
         reached.clear()
         lines.clear()
         async with tls_channel(mesh.address, shown(tmp_path, "web-1")) as channel:
@@ -487,6 +495,7 @@ async def test_a_name_in_disguise_is_not_believed(
         listed = {"Name": "echo", "ID": "echo-9", "Address": "127.0.0.1", "Port": port}
         await authority.put("/v1/agent/service/register", listed)
         web = await stack.enter_async_context(joined(authority, tmp_path, "web"))
+        await identified(web)
         channel = web.channel("echo")
         await until(lambda: web._directory.endpoint_count("echo") == 1, seconds=20)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -498,3 +507,223 @@ async def test_a_name_in_disguise_is_not_believed(
     assert names.get_values_for_type(x509.DNSName) == [spelt]
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert "permitted subtree violation" in (caught.value.details() or "")
+
+
+async def test_an_expired_certificate_is_refused(tmp_path: Path) -> None:
+    """By servers before any handler, and by clients, although the mesh's own root signed it."""
+    signer = Signer()
+    key = ec.generate_private_key(ec.SECP256R1())
+    private = key.private_bytes(
+        PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    leaves = {
+        name: signer.leaf(key.public_key(), "echo", begins=timedelta(minutes=minutes))
+        for name, minutes in (("good", -30), ("expired", -61), ("of tomorrow", 24 * 60))
+    }
+    reached: list[str] = []
+
+    async def handler(_request: bytes, context: Any) -> bytes:
+        reached.append(context.auth_context()["peer_spiffe_id"][0].decode())
+        return b""
+
+    @asynccontextmanager
+    async def listening(credentials: grpc.ServerCredentials) -> AsyncIterator[str]:
+        server = grpc.aio.server()
+        method: Any = {"Get": grpc.unary_unary_rpc_method_handler(handler)}
+        server.add_registered_method_handlers(SERVICE, method)
+        port = server.add_secure_port("127.0.0.1:0", credentials)
+        await server.start()
+        try:
+            yield f"127.0.0.1:{port}"
+        finally:
+            await server.stop(None)
+
+    async def tried(address: str, roots: bytes, *own: bytes) -> grpc.StatusCode:
+        async with tls_channel(address, grpc.ssl_channel_credentials(roots, *own)) as channel:
+            code: grpc.StatusCode = await status_of(channel, f"/{SERVICE}/Get", many=False)
+            return code
+
+    async with kept(signer, tmp_path) as identity:
+        await asyncio.wait_for(identity.ready.wait(), 10)
+        roots = (tmp_path / "roots.pem").read_bytes()
+        async with listening(identity.server_credentials()) as address:
+            clients = {
+                name: await tried(address, roots, private, leaf) for name, leaf in leaves.items()
+            }
+        calls = list(reached)
+        servers = {}
+        for name, leaf in leaves.items():
+            mutual = grpc.ssl_server_credentials(
+                [(private, leaf)], root_certificates=roots, require_client_auth=True
+            )
+            async with listening(mutual) as address:
+                servers[name] = await tried(address, roots, private, leaves["good"])
+
+    expected = dict.fromkeys(leaves, grpc.StatusCode.UNAVAILABLE)
+    assert clients == servers == expected | {"good": grpc.StatusCode.OK}
+    assert calls == ["spiffe://first.consul/ns/default/dc/dc1/svc/echo"]
+
+
+# --- secrets
+
+
+def secrets(key: Path, *tokens: str) -> set[str]:
+    """What must be nowhere: tokens, whole and in their parts, and lines of a key."""
+    inside = {line for line in key.read_text().splitlines() if line[:1] not in {"-", ""}}
+    parts = {part for token in tokens for part in token.split(".")[1:]}
+    return inside | parts | set(tokens)
+
+
+def leaks(text: str, hidden: set[str]) -> list[str]:
+    """The lines that have something of what must not be there."""
+    return [line for line in text.splitlines() if any(each in line for each in hidden)]
+
+
+class Run:
+    """A process of echo in the secure profile, and all that it writes to anybody."""
+
+    def __init__(self, process: asyncio.subprocess.Process, output: Path) -> None:
+        self.process = process
+        self._output = output
+
+    @classmethod
+    async def start(cls, authority: Authority, folder: Path, token: str) -> "Run":
+        """Run it with a token, as talkative as it can be."""
+        output = folder.with_suffix(".output")
+        with output.open("wb") as file:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "tests.consulmesh.xds_process"),
+                cwd=ROOT,
+                env={
+                    "PATH": os.environ["PATH"],
+                    "CONSUL_HTTP_ADDR": authority.consul.url,
+                    "CONSUL_GRPC_ADDR": authority.consul.grpc,
+                    "CONSUL_HTTP_TOKEN": token,
+                    "GRPC_VERBOSITY": "debug",
+                    "MESH_INSTANCE_ID": "echo-1",
+                    "MESH_LOG_LEVEL": "debug",
+                    "MESH_SECURE": "true",
+                    "MESH_STATE_DIR": str(folder),
+                    "PYTHONASYNCIODEBUG": "1",
+                },
+                stdout=file,
+                stderr=file,
+            )
+        return cls(process, output)
+
+    def text(self) -> str:
+        """What it wrote so far."""
+        return self._output.read_text(errors="replace")
+
+    async def wrote(self, event: str) -> dict[str, Any]:
+        """Wait for a log event; return its line."""
+        found: list[dict[str, Any]] = []
+
+        def written() -> bool:
+            lines = (line for line in self.text().splitlines() if f'"event":"{event}"' in line)
+            found.extend(json.loads(line) for line in lines if line.endswith("}"))
+            return bool(found)
+
+        await until(written, seconds=30)
+        return found[0]
+
+    async def kill(self) -> None:
+        """End it at once."""
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.process.wait()
+
+
+async def test_secrets_are_in_no_output(tmp_path: Path) -> None:
+    """Calls, refusals, an unknown token, a defect, Consul away: tokens and keys are never said."""
+    jwt = LocalIssuer(tmp_path / "issuer").token("ann", {"customer"})
+    bearer = (("authorization", f"Bearer {jwt}"),)
+    wrong = str(uuid.uuid4())
+    async with secure_consul() as authority, AsyncExitStack() as stack:
+        await authority.allow({"Name": "web", "Action": "allow"})
+        runs = {
+            name: await Run.start(authority, tmp_path / name, token)
+            for name, token in (("right", authority.tokens["echo"]), ("wrong", wrong))
+        }
+        for run in runs.values():
+            stack.push_async_callback(run.kill)
+        serving = await runs["right"].wrote("serving")
+        codes = {}
+        for name in ("web", "app"):
+            mesh = await stack.enter_async_context(joined(authority, tmp_path, name))
+            await identified(mesh)
+            async with tls_channel(serving["address"], shown(tmp_path, f"{name}-1")) as channel:
+                codes[name] = [
+                    await status_of(channel, f"/{SERVICE}/{method}", many=False, metadata=bearer)
+                    for method in ("Get", "Unknown")
+                ]
+        url = f"http://127.0.0.1:{serving['metrics_port']}/metrics"
+        async with aiohttp.ClientSession() as session, session.get(url) as answer:
+            metrics = await answer.text()
+        await runs["wrong"].wrote("consul_watch_interrupted")
+        await authority.consul.kill()
+        away = Run.start(authority, tmp_path / "away", authority.tokens["echo"])
+        runs["away"] = await away
+        stack.push_async_callback(runs["away"].kill)
+        await runs["away"].wrote("consul_watch_interrupted")
+        await runs["right"].wrote("roots_not_read")
+        async with tls_channel(serving["address"], shown(tmp_path, "web-1")) as channel:
+            await status_of(channel, f"/{SERVICE}/Fail", many=False, metadata=bearer)
+        await runs["right"].wrote("job_failed")
+        for run in runs.values():
+            await run.kill()
+        key = tmp_path / "right" / "identities" / "echo-1" / "key.pem"
+        known = (jwt, wrong, authority.consul.token or "", *authority.tokens.values())
+        hidden = secrets(key, *known)
+        written = {name: run.text() for name, run in runs.items()}
+
+    ok, denied = grpc.StatusCode.OK, grpc.StatusCode.PERMISSION_DENIED
+    assert codes == {"web": [ok, grpc.StatusCode.UNIMPLEMENTED], "app": [denied] * 2}
+    assert len(hidden) > 8
+    assert {name: leaks(text, hidden) for name, text in written.items()} == {
+        "right": [],
+        "wrong": [],
+        "away": [],
+    }
+    assert leaks(metrics, hidden) == []
+    assert "INTENTION_DENIED" in written["right"]
+
+
+async def test_what_is_shown_has_no_secrets(authority: Authority, tmp_path: Path) -> None:
+    """Topology (`GET /v1/mesh`), what xDS says (CSDS), `consulmesh.debug`, metrics and reprs."""
+    await authority.allow({"Name": "web", "Action": "allow"})
+    token = authority.tokens["web"]
+    async with (
+        served(authority, tmp_path),
+        joined(authority, tmp_path, "web", isolated=False) as web,
+    ):
+        await until_code(web.channel("echo"), grpc.StatusCode.OK)
+        assert web._security is not None
+        said = {
+            "topology": repr(await web.topology()),
+            "xds": cygrpc.dump_xds_configs().decode(errors="replace"),
+            "metrics": generate_latest(REGISTRY).decode(),
+            "reprs": repr(
+                [web, web.config, web._consul, web._security.identity, web._security.authorization]
+            ),
+        }
+        for form in ((), ("--json",)):
+            for given in (token, str(uuid.uuid4())):
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-m", "consulmesh.debug", "echo", "--of", "web", *form),
+                    cwd=ROOT,
+                    env={
+                        "PATH": os.environ["PATH"],
+                        "CONSUL_HTTP_ADDR": authority.consul.url,
+                        "CONSUL_HTTP_TOKEN": given,
+                    },
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=asyncio.subprocess.STDOUT,
+                )
+                output, _ = await process.communicate()
+                said[f"debug {form} {given == token}"] = output.decode()
+        hidden = secrets(tmp_path / "identities" / "web-1" / "key.pem", *authority.tokens.values())
+
+    assert "echo-1" in said["topology"]
+    assert "echo" in said["xds"]
+    assert {name: leaks(text, hidden) for name, text in said.items()} == {name: [] for name in said}
