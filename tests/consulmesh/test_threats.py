@@ -27,9 +27,15 @@ from consulmesh.identity import Identity
 from consulmesh.logs import AccessRecord
 from consulmesh.spiffe import SpiffeId
 from consulmesh.users import LocalIssuer
+from consulmesh.xds.messages import (
+    AggregatedDiscoveryServiceStub,
+    DiscoveryRequest,
+    ResourceType,
+)
 from tests.consulmesh.processes import ROOT
 from tests.consulmesh.secured import (
     Authority,
+    code_of,
     identified,
     joined,
     secure_consul,
@@ -727,3 +733,50 @@ async def test_what_is_shown_has_no_secrets(authority: Authority, tmp_path: Path
     assert "echo-1" in said["topology"]
     assert "echo" in said["xds"]
     assert {name: leaks(text, hidden) for name, text in said.items()} == {name: [] for name in said}
+
+
+# --- ports in plain text
+
+
+async def test_plain_ports_change_nothing(authority: Authority, tmp_path: Path) -> None:
+    """Health answers health alone, metrics are read alone, and no NACK of a stranger is believed.
+
+    Who reads the ADS of a process learns what gRPC core has, which has no secrets.
+    """
+    await authority.allow({"Name": "web", "Action": "allow"})
+    async with served(authority, tmp_path) as echo, joined(authority, tmp_path, "web") as web:
+        await until_code(web.channel("echo"), grpc.StatusCode.OK)
+        paths = [
+            f"/{SERVICE}/Get",
+            f"/{reflection.SERVICE_NAME}/ServerReflectionInfo",
+            "/grpc.channelz.v1.Channelz/GetServers",
+            "/envoy.service.status.v3.ClientStatusDiscoveryService/FetchClientStatus",
+        ]
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{echo._health_port}") as channel:
+            health = [await status_of(channel, path, many=False) for path in paths]
+        url = f"http://127.0.0.1:{echo.metrics_port}"
+        async with aiohttp.ClientSession(url) as session:
+            metrics = [
+                (await session.request(method, path)).status
+                for method, path in (("GET", "/"), ("POST", "/metrics"), ("DELETE", "/metrics"))
+            ]
+        (config,) = (value for name, value in web._options if "xds_bootstrap" in name)
+        (ads,) = json.loads(config)["xds_servers"]
+        async with grpc.aio.insecure_channel(ads["server_uri"]) as channel:
+            stream: Any = AggregatedDiscoveryServiceStub(channel).StreamAggregatedResources()
+            request = DiscoveryRequest(type_url=ResourceType.LISTENER, resource_names=["echo"])
+            await stream.write(request)
+            answer = await stream.read()
+            request.response_nonce = answer.nonce
+            request.error_detail.message = "no"
+            await stream.write(request)
+            for type_ in ResourceType:
+                await stream.write(DiscoveryRequest(type_url=type_, resource_names=["echo", "x"]))
+            after = [await code_of(web.channel("echo")) for _ in range(20)]
+            stream.cancel()
+        hidden = secrets(tmp_path / "identities" / "web-1" / "key.pem", *authority.tokens.values())
+
+    assert health == [grpc.StatusCode.UNIMPLEMENTED] * len(paths)
+    assert metrics == [404, 405, 405]
+    assert after == [grpc.StatusCode.OK] * 20
+    assert leaks(str(answer), hidden) == []
