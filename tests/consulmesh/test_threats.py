@@ -32,6 +32,7 @@ from consulmesh.xds.messages import (
     DiscoveryRequest,
     ResourceType,
 )
+from tests.chaos.figures import figure
 from tests.consulmesh.processes import ROOT
 from tests.consulmesh.secured import (
     Authority,
@@ -450,6 +451,7 @@ async def test_without_an_intention_no_handler_is_reached(
             }
         logged = [json.loads(line.line()) for line in lines]
         after = {name: served_so_often(name, denied.name) for name in ("Get", "Watch")}
+    figure("X7", f"{len(paths)} methods called without an intention: {len(reached)} reached")
 
     assert codes == dict.fromkeys(paths, denied)
     assert reached == []
@@ -682,6 +684,9 @@ async def test_secrets_are_in_no_output(tmp_path: Path) -> None:
         known = (jwt, wrong, authority.consul.token or "", *authority.tokens.values())
         hidden = secrets(key, *known)
         written = {name: run.text() for name, run in runs.items()}
+    lines = sum(len(text.splitlines()) for text in (*written.values(), metrics))
+    found = sum(len(leaks(text, hidden)) for text in (*written.values(), metrics))
+    figure("X6", f"{lines} lines of secure processes searched for {len(hidden)} secrets: {found}")
 
     ok, denied = grpc.StatusCode.OK, grpc.StatusCode.PERMISSION_DENIED
     assert codes == {"web": [ok, grpc.StatusCode.UNIMPLEMENTED], "app": [denied] * 2}
