@@ -8,7 +8,8 @@ COPY . .
 RUN /opt/flightmesh/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
 
 FROM python:3.11-slim
-RUN useradd --system --uid 10001 --home-dir /var/lib/flightmesh --create-home flightmesh
+RUN useradd --system --uid 10001 --home-dir /var/lib/flightmesh --create-home flightmesh \
+ && install --directory --owner=flightmesh --mode=0700 /keys
 COPY --from=build /opt/flightmesh /opt/flightmesh
 COPY tools /srv/flightmesh/tools
 COPY consul /srv/flightmesh/consul

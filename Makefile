@@ -19,7 +19,7 @@ SUBJECT ?= ann
 SECONDS_OF_LOAD ?= 30
 OWN_POSTGRES := $(if $(DATABASE_URL),,$(filter postgres,$(DATABASE)))
 
-.PHONY: help up down ps sagas release restart logs clean test check format proto token grpcurl load bench chaos lock baseline
+.PHONY: help up down ps sagas release restart logs clean test check format proto token grpcurl load bench chaos audit sbom lock baseline
 
 help: ## List the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -95,11 +95,19 @@ bench: $(DEV) ## Run the benchmarks: both sides of each ratio in one run
 	$(BIN)/python -m bench.pricing --flights 20000 --seconds 10
 	$(BIN)/python -m bench.live --clients 1000 --changes 20
 
+audit: $(RUNTIME) ## Ask for advisories on the pinned dependencies; says so where it could not look
+	@$(BIN)/python -m tools.audit
+
+sbom: $(RUNTIME) ## Write build/sbom.cdx.json, the bill of materials of what runs (CycloneDX)
+	@$(BIN)/python -m tools.audit --sbom build/sbom.cdx.json
+
 lock: $(DEV) ## Renew the lock files (needs uv on PATH)
 	uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
 	  --extra build pyproject.toml -o requirements.lock
 	uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
 	  --extra build --extra dev --constraint requirements.lock pyproject.toml -o requirements-dev.lock
+	printf 'cyclonedx-bom\npip-audit\n' | uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header \
+	  --python-version 3.11 - -o tools/audit.lock
 
 baseline: $(DEV) ## At a release: make today's protos and REST API the ones that may not be broken
 	$(BIN)/python -m tools.proto --check --image protos/baseline.binpb

@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from grpc import aio
 from prometheus_client import Gauge
 
+from consulmesh.anchors import constrained
 from consulmesh.connect_ca import Authority, Roots
 from consulmesh.spiffe import SpiffeId
 from consulmesh.xds.clusters import PROVIDER
@@ -82,8 +83,8 @@ class Identity:
     domain becomes known, or is another one: Consul makes a new one when it has lost its state. What
     the one before signed is trusted beside it, as long as we run.
 
-    State: the roots, those of the domain before, the certificate and which root signed it, both
-    trust domains, the newest first, and what the server shows.
+    State: the roots, what is trusted for them and for those of the domain before, the certificate
+    and which root signed it, both trust domains, the newest first, and what the server shows.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Identity:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._roots: Roots | None = None
         self._signer = ""
+        self._trusted = b""
         self._former = b""
         self._shown: grpc.ServerCertificateConfiguration | None = None
         self._news = asyncio.Event()
@@ -156,15 +158,18 @@ class Identity:
                 async for roots in self._authority.watch_roots():
                     failures = 0
                     self._trust(roots)
-            except aio.AioRpcError as error:
-                _log.warning("roots_not_read", code=error.code().name, details=error.details())
+            except (aio.AioRpcError, ValueError) as error:
+                said = error.details() if isinstance(error, aio.AioRpcError) else str(error)
+                _log.warning("roots_not_read", error=said)
             await asyncio.sleep(self._pause(failures).total_seconds())
             failures += 1
 
     def _trust(self, roots: Roots) -> None:
+        trusted = constrained(roots.bundle)
         before, self._roots = self._roots, roots
+        former, self._trusted = self._trusted, trusted
         if before is None or before.domain != roots.domain:
-            self._former = before.bundle if before else b""
+            self._former = former
             self.domains = (roots.domain, *self.domains[:1])
             self.on_domains()
         _write(self._folder / "roots.pem", self._bundle())
@@ -173,7 +178,7 @@ class Identity:
         _log.info("roots", active=roots.active, domain=roots.domain)
 
     def _bundle(self) -> bytes:
-        return self._former + (self._roots.bundle if self._roots else b"")
+        return self._former + self._trusted
 
     async def _renewed(self) -> timedelta:
         """Have a certificate signed if it is time to; return for how long to do nothing."""

@@ -19,7 +19,7 @@ from typing import Any
 
 import aiohttp
 
-from consulmesh.testing.ports import free_port
+from consulmesh.testing.ports import free_ports
 
 START_TIMEOUT = timedelta(seconds=20)
 POLL = 0.02  # seconds; Consul has no way to say that it has a leader
@@ -62,8 +62,7 @@ class RealConsul:
         self._program = program
         self._folder = folder
         self._role = role
-        self._ports: tuple[int, int, int] = (free_port(), free_port(), free_port())
-        self._grpc_port = free_port()
+        self._ports = free_ports(4)
         self.token = str(uuid.uuid4()) if secure else None
         self._process: asyncio.subprocess.Process | None = None
 
@@ -75,7 +74,7 @@ class RealConsul:
     @property
     def grpc(self) -> str:
         """Where its gRPC API listens, in plain text."""
-        return f"127.0.0.1:{self._grpc_port}"
+        return f"127.0.0.1:{self._ports[-1]}"
 
     @property
     def rpc_address(self) -> str:
@@ -123,7 +122,7 @@ class RealConsul:
         return self._folder / "log"
 
     def _command(self) -> list[str]:
-        http, server, serf = self._ports
+        http, server, serf, grpc = self._ports
         settings = self._folder / "settings.hcl"
         secure = SECURE % {"token": self.token} if self.token else ""
         settings.write_text(SETTINGS + secure)
@@ -138,7 +137,7 @@ class RealConsul:
             f"-http-port={http}",
             f"-server-port={server}",
             f"-serf-lan-port={serf}",
-            f"-grpc-port={self._grpc_port}",
+            f"-grpc-port={grpc}",
             *(f"-{name}-port=-1" for name in ("serf-wan", "dns", "grpc-tls")),
             "-log-level=warn",
         ]

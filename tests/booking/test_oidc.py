@@ -16,6 +16,7 @@ from eventstream import Database
 from flights.booking.v1.booking_pb2 import ListBookingsRequest, ListBookingsResponse
 from flights.booking.v1.booking_pb2_grpc import BookingServiceStub
 from tests.oidc_provider import OidcProvider, SigningKey
+from tests.token_attacks import ATTACKS, Attacker
 
 
 @asynccontextmanager
@@ -75,3 +76,25 @@ async def test_without_keys_booking_is_unavailable(tmp_path: Path) -> None:
 
     assert away == (grpc.StatusCode.UNAVAILABLE, "TOKEN_KEYS_UNAVAILABLE")
     assert list(back.bookings) == []
+
+
+async def test_no_attack_gets_past_booking(tmp_path: Path) -> None:
+    """Whoever reaches booking without the gateway needs a token that the gateway would take."""
+    evil = OidcProvider()
+    async with OidcProvider().running() as provider, started(provider, tmp_path) as stub:
+        provider.rotate("RS256")  # of another algorithm than booking takes
+        provider.keys.reverse()
+        attacker = Attacker(provider, evil)
+        tokens = {name: attack(attacker) for name, attack in ATTACKS.items()}
+        taken = await listed(stub, attacker.signed())
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.ListBookings(ListBookingsRequest())
+        nobody = Status.of(caught.value)
+        answers = {
+            name: {await refused(stub, token) for token in each} for name, each in tokens.items()
+        }
+
+    assert list(taken.bookings) == []
+    assert nobody.code is grpc.StatusCode.UNAUTHENTICATED
+    refusal = {(grpc.StatusCode.UNAUTHENTICATED, "TOKEN_INVALID")}
+    assert answers == {name: refusal for name in tokens}  # noqa: C420 - sets

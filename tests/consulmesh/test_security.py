@@ -1,14 +1,10 @@
 """mTLS and intentions: real processes of the mesh on a Consul that denies what nothing allows."""
 
 import asyncio
-import json
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
 
-import aiohttp
 import grpc
 import pytest
 from cryptography import x509
@@ -17,114 +13,18 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from consulmesh import Mesh, MeshConfig
 from consulmesh.consul_api import ConsulApi, Query
-from consulmesh.testing import RealConsul, real_consul
 from tests.consulmesh.consuls import asked_until
+from tests.consulmesh.secured import (
+    Authority,
+    code_of,
+    identified,
+    joined,
+    served,
+    tls_channel,
+    until_code,
+)
 from tests.consulmesh.xds_process import SERVICE, handlers
 from tests.consulmesh.xds_world import call, until
-
-SERVICES: Final = ("web", "app", "echo")
-
-
-class Authority:
-    """A Consul with ACLs, a token for each service, and what an operator does with it."""
-
-    def __init__(self, consul: RealConsul, session: aiohttp.ClientSession) -> None:
-        self.consul = consul
-        self.tokens: dict[str, str] = {}
-        self._session = session
-
-    async def put(self, path: str, body: object) -> Any:
-        """Write as the operator; return what Consul answers."""
-        async with self._session.put(path, json=body) as answer:
-            assert answer.status == 200, await answer.text()
-            text = await answer.text()
-            return json.loads(text) if text else None
-
-    async def get(self, path: str) -> Any:
-        """Read as the operator."""
-        async with self._session.get(path) as answer:
-            assert answer.status == 200, await answer.text()
-            return await answer.json()
-
-    async def allow(self, *sources: dict[str, Any]) -> None:
-        """Say who may call echo."""
-        entry = {"Kind": "service-intentions", "Name": "echo", "Sources": sources}
-        await self.put("/v1/config", entry)
-
-    async def rotate(self) -> None:
-        """Let Consul make another root; it does so only for another kind of key."""
-        current = await self.get("/v1/connect/ca/configuration")
-        bits = 384 if current["Config"].get("PrivateKeyBits") != 384 else 256
-        config = current["Config"] | {"PrivateKeyType": "ec", "PrivateKeyBits": bits}
-        await self.put("/v1/connect/ca/configuration", {"Provider": "consul", "Config": config})
-
-
-@pytest.fixture(scope="module")
-async def authority() -> AsyncIterator[Authority]:
-    """One secure Consul for these tests; each service has a token with its identity alone."""
-    async with real_consul(secure=True) as consul:
-        headers = {"X-Consul-Token": consul.token or ""}
-        async with aiohttp.ClientSession(consul.url, headers=headers) as session:
-            authority = Authority(consul, session)
-            for name in SERVICES:
-                identity = {"ServiceIdentities": [{"ServiceName": name}]}
-                made = await authority.put("/v1/acl/token", identity)
-                authority.tokens[name] = made["SecretID"]
-                defaults = {"Kind": "service-defaults", "Name": name, "Protocol": "grpc"}
-                await authority.put("/v1/config", defaults)
-            yield authority
-
-
-@asynccontextmanager
-async def joined(
-    authority: Authority, folder: Path, service: str, number: int = 1
-) -> AsyncIterator[Mesh]:
-    """Be a process of a service in the secure profile."""
-    config = MeshConfig(
-        version="1.0.0",
-        consul_url=authority.consul.url,
-        consul_grpc=authority.consul.grpc,
-        consul_token=authority.tokens[service],
-        state_dir=folder,
-        instance_id=f"{service}-{number}",
-        isolated=True,
-        secure=True,
-    )
-    async with Mesh.join(service, config) as mesh:
-        yield mesh
-
-
-@asynccontextmanager
-async def served(authority: Authority, folder: Path, number: int = 1) -> AsyncIterator[Mesh]:
-    """Serve as an instance of echo."""
-    async with joined(authority, folder, "echo", number) as mesh:
-        server = mesh.server(status_codes={})
-        server.add_registered_method_handlers(SERVICE, handlers(mesh))
-        serving = asyncio.create_task(mesh.serve(server))
-        try:
-            await until(lambda: bool(mesh.address), seconds=20)
-            yield mesh
-        finally:
-            mesh.draining.set()
-            await serving
-
-
-async def code_of(channel: grpc.aio.Channel, method: str = "Get") -> grpc.StatusCode:
-    """Make a call; return its status."""
-    try:
-        await call(channel, method, timeout=10, wait_for_ready=True)
-    except grpc.aio.AioRpcError as error:
-        return error.code()
-    return grpc.StatusCode.OK
-
-
-async def until_code(
-    channel: grpc.aio.Channel, wanted: grpc.StatusCode, method: str = "Get"
-) -> None:
-    """Call until that is the status."""
-    async with asyncio.timeout(20):
-        while await code_of(channel, method) is not wanted:
-            pass
 
 
 async def test_calls_are_allowed_by_intentions(authority: Authority, tmp_path: Path) -> None:
@@ -162,8 +62,8 @@ async def test_strangers_do_not_get_in(authority: Authority, tmp_path: Path) -> 
         roots = (tmp_path / "identities" / "echo-1" / "roots.pem").read_bytes()
         strangers = {
             "plain text": grpc.aio.insecure_channel(mesh.address),
-            "no certificate": _to(mesh.address, grpc.ssl_channel_credentials(roots)),
-            "foreign": _to(
+            "no certificate": tls_channel(mesh.address, grpc.ssl_channel_credentials(roots)),
+            "foreign": tls_channel(
                 mesh.address, grpc.ssl_channel_credentials(roots, private, _self_signed(key))
             ),
         }
@@ -175,11 +75,6 @@ async def test_strangers_do_not_get_in(authority: Authority, tmp_path: Path) -> 
                 codes[name] = caught.value.code()
 
     assert codes == dict.fromkeys(strangers, grpc.StatusCode.UNAVAILABLE)
-
-
-def _to(address: str, credentials: grpc.ChannelCredentials) -> grpc.aio.Channel:
-    named = (("grpc.ssl_target_name_override", "echo.service.consul"),)
-    return grpc.aio.secure_channel(address, credentials, options=named)
 
 
 def _self_signed(key: ec.EllipticCurvePrivateKey) -> bytes:
@@ -213,7 +108,7 @@ async def test_a_tls_client_with_a_certificate_is_known_by_it(
         credentials = grpc.ssl_channel_credentials(
             *((folder / f"{name}.pem").read_bytes() for name in ("roots", "key", "certificate"))
         )
-        async with _to(mesh.address, credentials) as channel:
+        async with tls_channel(mesh.address, credentials) as channel:
             answer = await call(channel)
         modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
 
@@ -237,6 +132,7 @@ async def test_a_server_that_is_another_service_is_refused(
         listed = {"Name": "echo", "ID": "echo-9", "Address": "127.0.0.1", "Port": port}
         await authority.put("/v1/agent/service/register", listed)
         web = await stack.enter_async_context(joined(authority, tmp_path, "web"))
+        await identified(web)
         channel = web.channel("echo")
         await until(lambda: web._directory.endpoint_count("echo") == 1, seconds=20)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
