@@ -16,6 +16,7 @@ WITH_TOOLS = CONSUL_BIN="$$($(BIN)/python -m tools.binaries consul)" \
 ROLE ?= customer
 SUBJECT ?= ann
 SECONDS_OF_LOAD ?= 30
+PROFILE := $(if $(SECURE),$(if $(filter 0 no off false,$(SECURE)),--no-secure,--secure))
 OWN_POSTGRES := $(if $(DATABASE_URL),,$(filter postgres,$(DATABASE)))
 
 .PHONY: help up down ps sagas release restart logs clean test check format proto token grpcurl load bench chaos lock baseline
@@ -23,8 +24,8 @@ OWN_POSTGRES := $(if $(DATABASE_URL),,$(filter postgres,$(DATABASE)))
 help: ## List the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
-up: $(if $(OWN_POSTGRES),$(DEV),$(RUNTIME)) ## Bring everything up in the background and say what runs (REPLICAS=2: so many instances of each service; SHARDS=2: search in so many parts, each with REPLICAS; DATABASE=postgres: DATABASE_URL or a server of its own)
-	@$(SYSTEM) up --replicas $(or $(REPLICAS),0) --shards $(or $(SHARDS),0) $(if $(DATABASE),--database $(DATABASE))
+up: $(if $(OWN_POSTGRES),$(DEV),$(RUNTIME)) ## Bring everything up in the background and say what runs (REPLICAS=2: so many instances of each service; SHARDS=2: search in so many parts, each with REPLICAS; DATABASE=postgres: DATABASE_URL or a server of its own; SECURE=1: mTLS, intentions and ACLs)
+	@$(SYSTEM) up --replicas $(or $(REPLICAS),0) --shards $(or $(SHARDS),0) $(if $(DATABASE),--database $(DATABASE)) $(PROFILE)
 
 ps: $(RUNTIME) ## Table of the instances, from Consul
 	@$(SYSTEM) ps
@@ -51,7 +52,7 @@ token: $(RUNTIME) ## Print a bearer token of the local issuer (ROLE=customer|ope
 	@$(SYSTEM) token --role $(ROLE) --subject $(SUBJECT)
 
 grpcurl: $(RUNTIME) ## Run the pinned grpcurl as a client of the mesh (ARGS='-plaintext xds:///booking list')
-	@GRPC_XDS_BOOTSTRAP=$(CURDIR)/.run/xds-bootstrap.json "$$($(BIN)/python -m tools.binaries grpcurl)" $(ARGS)
+	@$(BIN)/python -m tools.operators grpcurl $(ARGS)
 
 test: $(DEV) ## Run the tests, on a real Consul (ARGS='-k saga': only those)
 	@$(WITH_TOOLS) $(BIN)/python -m pytest $(ARGS)
