@@ -71,6 +71,7 @@ check: $(DEV) ## Format, lint, types, import contracts, protos, generated files,
 	$(BIN)/buf breaking $(VENV)/image.binpb --against protos/baseline.binpb --config buf.yaml
 	$(BIN)/python -m tools.config_entries --check
 	$(BIN)/python -m tools.problem_catalogue --check
+	$(BIN)/python -m tools.callers --check
 	$(BIN)/python -m tools.openapi --check
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
@@ -79,10 +80,11 @@ format: $(DEV) ## Format the code and the protos
 	$(BIN)/ruff check --fix
 	$(BIN)/buf format --write
 
-proto: $(DEV) ## Regenerate gen/, what Consul is told of the services, docs/problems.md and docs/openapi.json
+proto: $(DEV) ## Regenerate gen/, what Consul is told of the services, docs/problems.md, docs/openapi.json and the table in docs/security.md
 	$(BIN)/python -m tools.proto
 	$(BIN)/python -m tools.config_entries
 	$(BIN)/python -m tools.problem_catalogue
+	$(BIN)/python -m tools.callers
 	$(BIN)/python -m tools.openapi
 
 load: $(DEV) ## Put load on the running system and check its answers (SECONDS_OF_LOAD=60; UI=1: Locust's web page)
