@@ -165,12 +165,14 @@ def owner(pid: int | None) -> str:
 
 
 def wait_for_consul(settings: Settings, supervisor: Supervisor, client: Any) -> None:
-    """Wait for an agent that has a leader."""
+    """Wait for an agent that has a leader; a new one knows tokens a moment later."""
     announce.waiting("Consul to elect a leader")
 
     def led() -> bool:
         fail_if_given_up(settings, supervisor)
         try:
+            if settings.secure:
+                client.acl.token.read_self()
             return bool(client.status.leader())
         except (RequestException, ConsulException):  # nobody listens, or there is no leader yet
             return False

@@ -32,7 +32,7 @@ from tools import callers
 from tools.binaries import ROOT
 from tools.credentials import RELEASES
 from tools.operators import config
-from tools.programs import ADS, GATEWAY, IDENTITIES, SERVICES, Settings
+from tools.programs import ADS, CONSUL, GATEWAY, IDENTITIES, SERVICES, Settings
 from tools.supervision import Supervisor
 
 pytestmark = pytest.mark.timeout(600)  # the start of a system beside another one
@@ -172,6 +172,45 @@ async def test_no_port_takes_plain_text_or_strangers(
 
     assert set(codes.values()) == {grpc.StatusCode.UNAVAILABLE}
     assert len(codes) == 2 * (len(SERVICES) + 2)
+
+
+async def test_nothing_but_health_and_xds_is_in_plain_text(secure: Settings) -> None:
+    """On whatever port a process listens, no other method is there for who has no certificate."""
+    tried = {rule.method for rule in callers.rules()} - {callers.ADMIN[-1]}  # xDS, on loopback
+    codes: dict[tuple[int, str], grpc.StatusCode] = {}
+    few = asyncio.Semaphore(AT_ONCE)
+
+    async def call(port: int, method: str) -> None:
+        options = (("grpc.initial_reconnect_backoff_ms", 60_000),)
+        async with few, grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
+            calling: Any = channel.unary_stream(f"/{method}")
+            try:
+                await calling(b"", timeout=DEADLINE).read()
+                codes[port, method] = grpc.StatusCode.OK
+            except grpc.aio.AioRpcError as error:
+                codes[port, method] = error.code()
+
+    ports = listening(secure)
+    await asyncio.gather(*(call(port, method) for port in ports for method in tried))
+
+    assert len(ports) > 3 * len(SERVICES)  # calls, health, metrics, xDS
+    assert set(codes.values()) <= {
+        grpc.StatusCode.UNAVAILABLE,  # TLS, or HTTP/1.1
+        grpc.StatusCode.UNIMPLEMENTED,
+    }
+
+
+def listening(settings: Settings) -> set[int]:
+    """Every port on which a process of the mesh listens."""
+    supervisor = Supervisor(settings)
+    pids = [state.pid for state in supervisor.states() if state.name != CONSUL]
+    supervisor.close()
+    return {
+        connection.laddr.port
+        for pid in pids
+        for connection in psutil.Process(pid).net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
 
 
 async def test_consul_tells_strangers_nothing(attached: Subject, secure: Settings) -> None:
