@@ -17,6 +17,7 @@ WITH_TOOLS = CONSUL_BIN="$$($(BIN)/python -m tools.binaries consul)" \
 ROLE ?= customer
 SUBJECT ?= ann
 SECONDS_OF_LOAD ?= 30
+PROFILE := $(if $(SECURE),$(if $(filter 0 no off false,$(SECURE)),--no-secure,--secure))
 OWN_POSTGRES := $(if $(DATABASE_URL),,$(filter postgres,$(DATABASE)))
 
 .PHONY: help up down ps sagas release restart logs clean test check format proto token grpcurl load bench chaos audit sbom lock baseline
@@ -24,8 +25,8 @@ OWN_POSTGRES := $(if $(DATABASE_URL),,$(filter postgres,$(DATABASE)))
 help: ## List the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
-up: $(if $(OWN_POSTGRES),$(DEV),$(RUNTIME)) ## Bring everything up in the background and say what runs (REPLICAS=2: so many instances of each service; SHARDS=2: search in so many parts, each with REPLICAS; DATABASE=postgres: DATABASE_URL or a server of its own)
-	@$(SYSTEM) up --replicas $(or $(REPLICAS),0) --shards $(or $(SHARDS),0) $(if $(DATABASE),--database $(DATABASE))
+up: $(if $(OWN_POSTGRES),$(DEV),$(RUNTIME)) ## Bring everything up in the background and say what runs (REPLICAS=2: so many instances of each service; SHARDS=2: search in so many parts, each with REPLICAS; DATABASE=postgres: DATABASE_URL or a server of its own; SECURE=1: mTLS, intentions and ACLs)
+	@$(SYSTEM) up --replicas $(or $(REPLICAS),0) --shards $(or $(SHARDS),0) $(if $(DATABASE),--database $(DATABASE)) $(PROFILE)
 
 ps: $(RUNTIME) ## Table of the instances, from Consul
 	@$(SYSTEM) ps
@@ -52,7 +53,7 @@ token: $(RUNTIME) ## Print a bearer token of the local issuer (ROLE=customer|ope
 	@$(SYSTEM) token --role $(ROLE) --subject $(SUBJECT)
 
 grpcurl: $(RUNTIME) ## Run the pinned grpcurl as a client of the mesh (ARGS='-plaintext xds:///booking list')
-	@GRPC_XDS_BOOTSTRAP=$(CURDIR)/.run/xds-bootstrap.json "$$($(BIN)/python -m tools.binaries grpcurl)" $(ARGS)
+	@$(BIN)/python -m tools.operators grpcurl $(ARGS)
 
 test: $(DEV) ## Run the tests, on a real Consul (ARGS='-k saga': only those)
 	@$(WITH_TOOLS) $(BIN)/python -m pytest $(ARGS)
@@ -71,6 +72,7 @@ check: $(DEV) ## Format, lint, types, import contracts, protos, generated files,
 	$(BIN)/buf breaking $(VENV)/image.binpb --against protos/baseline.binpb --config buf.yaml
 	$(BIN)/python -m tools.config_entries --check
 	$(BIN)/python -m tools.problem_catalogue --check
+	$(BIN)/python -m tools.callers --check
 	$(BIN)/python -m tools.openapi --check
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
@@ -79,10 +81,11 @@ format: $(DEV) ## Format the code and the protos
 	$(BIN)/ruff check --fix
 	$(BIN)/buf format --write
 
-proto: $(DEV) ## Regenerate gen/, what Consul is told of the services, docs/problems.md and docs/openapi.json
+proto: $(DEV) ## Regenerate gen/, what Consul is told of the services, docs/problems.md, docs/openapi.json and the table in docs/security.md
 	$(BIN)/python -m tools.proto
 	$(BIN)/python -m tools.config_entries
 	$(BIN)/python -m tools.problem_catalogue
+	$(BIN)/python -m tools.callers
 	$(BIN)/python -m tools.openapi
 
 load: $(DEV) ## Put load on the running system and check its answers (SECONDS_OF_LOAD=60; UI=1: Locust's web page)

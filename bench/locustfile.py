@@ -174,6 +174,13 @@ class Traveller(HttpUser):
             assert response.status_code in {200, 202}, response.text
 
 
+def _channel(service: str) -> grpc.Channel:
+    if not os.environ.get("MESH_SECURE"):
+        return grpc.insecure_channel(f"xds:///{service}")
+    credentials = grpc.xds_channel_credentials(grpc.ssl_channel_credentials())
+    return grpc.secure_channel(f"xds:///{service}", credentials)
+
+
 class MeshClient(User):
     """Calls services over the mesh, found by xDS from the shared ADS."""
 
@@ -182,8 +189,8 @@ class MeshClient(User):
 
     def on_start(self) -> None:
         """Channels are per user, as they would be per process."""
-        self.search_channel = grpc.insecure_channel("xds:///flight-search")
-        self.schedule_channel = grpc.insecure_channel("xds:///schedule")
+        self.search_channel = _channel("flight-search")
+        self.schedule_channel = _channel("schedule")
         self.searching = search_pb2_grpc.SearchServiceStub(self.search_channel)
         self.timetable = schedule_pb2_grpc.ScheduleServiceStub(self.schedule_channel)
 

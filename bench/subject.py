@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import signal
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 import aiohttp
 import psutil
 
+from consulmesh.operators import OPERATOR
 from tools.announce import worst
 from tools.programs import Settings
 from tools.supervision import Supervisor
@@ -55,10 +57,19 @@ class Subject:
 
     async def instances(self, service: str) -> list[Instance]:
         """Every instance that Consul lists for a service."""
-        url = f"{self.settings.consul_url}/v1/health/service/{service}"
-        async with self.http.get(url) as answer:
+        entries = await self.consul("GET", f"/v1/health/service/{service}")
+        return [_instance(entry) for entry in entries]
+
+    async def consul(self, method: str, path: str, **given: Any) -> Any:
+        """Ask Consul, as an operator; returns what its JSON says."""
+        settings = self.settings
+        if settings.secure:
+            roots = ssl.create_default_context(cafile=settings.credentials.roots)
+            token = settings.credentials.token(OPERATOR)
+            given |= {"ssl": roots, "headers": {"X-Consul-Token": token}}
+        async with self.http.request(method, settings.consul_url + path, **given) as answer:
             answer.raise_for_status()
-            return [_instance(entry) for entry in await answer.json()]
+            return await answer.json()
 
     async def passing(self, service: str) -> set[str]:
         """Ids of a service's instances that pass."""

@@ -8,7 +8,7 @@ used, wire-compatible.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
@@ -85,7 +85,7 @@ class ConsulAuthority:
     ) -> None:
         await self._channel.close()
 
-    async def watch_roots(self) -> AsyncIterator[Roots]:
+    async def watch_roots(self) -> AsyncGenerator[Roots, None]:
         """Yield the roots now, and whenever they change; raises aio.AioRpcError."""
         call = self._watch(_WatchRootsRequest(), metadata=self._metadata)
         try:

@@ -172,7 +172,7 @@ class Identity:
             self._former = former
             self.domains = (roots.domain, *self.domains[:1])
             self.on_domains()
-        _write(self._folder / "roots.pem", self._bundle())
+        write_private(self._folder / "roots.pem", self._bundle())
         self._show()
         self._news.set()
         _log.info("roots", active=roots.active, domain=roots.domain)
@@ -208,8 +208,8 @@ class Identity:
     def _take(self, certificate: Certificate, roots: Roots) -> None:
         self.certificate = certificate
         self._signer = roots.active
-        _write(self._folder / "key.pem", self._private())
-        _write(self._folder / "certificate.pem", certificate.chain)
+        write_private(self._folder / "key.pem", self._private())
+        write_private(self._folder / "certificate.pem", certificate.chain)
         self._show()
         _expiry.set(certificate.ends.timestamp())
         self.ready.set()
@@ -239,31 +239,45 @@ class Identity:
         return min(shortest * (1 << min(failures, 10)), longest) * (0.5 + self._chance())
 
     def _request(self, domain: str) -> str:
-        """Return a signing request for our name, as SPIFFE has it and as DNS clients know it."""
         subject = SpiffeId(domain=domain, datacenter=self._datacenter, service=self._service)
-        names = x509.SubjectAlternativeName(
-            [
-                x509.UniformResourceIdentifier(str(subject)),
-                x509.DNSName(f"{self._service}.service.consul"),
-            ]
-        )
-        request = (
-            x509.CertificateSigningRequestBuilder()
-            .subject_name(x509.Name([]))
-            .add_extension(names, critical=False)
-            .sign(self._key, hashes.SHA256())
-        )
-        return request.public_bytes(serialization.Encoding.PEM).decode()
+        return signing_request(self._key, subject)
 
     def _private(self) -> bytes:
-        return self._key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
+        return private_bytes(self._key)
 
 
-def _write(path: Path, content: bytes) -> None:
+def signing_request(key: ec.EllipticCurvePrivateKey, subject: SpiffeId) -> str:
+    """Return a signing request (PEM) for a service, as SPIFFE has it and as DNS clients know it."""
+    names = x509.SubjectAlternativeName(
+        [
+            x509.UniformResourceIdentifier(str(subject)),
+            x509.DNSName(dns_name(subject.service)),
+        ]
+    )
+    request = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(x509.Name([]))
+        .add_extension(names, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    return request.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def dns_name(service: str) -> str:
+    """Return the name of a service for clients that verify certificates by DNS names."""
+    return f"{service}.service.consul"
+
+
+def private_bytes(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """Return a key as PEM, not encrypted."""
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+
+
+def write_private(path: Path, content: bytes) -> None:
     """Write a file that only its owner may read, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     handle, draft = tempfile.mkstemp(dir=path.parent)  # made with mode 0600

@@ -120,6 +120,11 @@ class Mesh(Member):
             async with self._administered() as meta, self._listed(port, check, meta):
                 yield
 
+    async def certified(self) -> None:
+        """Wait for a certificate, which calls need in the secure profile."""
+        if self._security is not None:
+            await self._security.ready()
+
     async def topology(self) -> Topology:
         """Return the whole mesh as Consul shows it now; raises ConsulError."""
         return await topology(self._consul)

@@ -7,7 +7,6 @@ is started again changes nothing that it has changed already.
 
 import argparse
 import asyncio
-import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from typing import Final
 
 import grpc
 
-from consulmesh import Mesh, MeshConfig
+from consulmesh import Mesh, MeshConfig, operators
 from consulmesh.config import ConfigError
 from consulmesh.errors import Status
 from consulmesh.wellknown import duration
@@ -120,8 +119,8 @@ def _say(day: date, told: Counter[str]) -> None:
 async def run(first: date | None, days: int, speed: float) -> None:
     """Join the mesh as a caller of schedule, and replay."""
     today = SystemClock().now().astimezone(HOME).date()
-    config = MeshConfig.from_env(os.environ, version=__version__)
-    async with Mesh.join("schedule-replay", config) as mesh:
+    config = MeshConfig.from_env(operators.environment(), version=__version__)
+    async with Mesh.join(operators.OPERATOR, config) as mesh:
         stub = ScheduleServiceStub(mesh.channel("schedule"))
         await replay(stub, window(first or today + timedelta(days=1), days), speed)
 

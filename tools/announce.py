@@ -85,6 +85,8 @@ def ready(settings: Settings, seconds: float) -> None:
     say(f"  public API  {settings.gateway_url}/docs")
     say(f"  Consul      {settings.consul_url}/ui")
     say(f"  databases   {databases.described(settings.databases)}")
+    if settings.secure:
+        say("  profile     secure: mTLS, intentions, ACLs  (docs/security.md)")
     say(f"  logs        {settings.logs}  (make logs)")
     say("\nTry:\n")
     for title, command in examples(settings, search, found):

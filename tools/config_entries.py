@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from consul.exceptions import ConsulException
@@ -24,6 +25,7 @@ from requests import RequestException
 from consulmesh.config import ConfigError, MeshConfig
 from consulmesh.consul_api import Administration
 from tools.binaries import ROOT
+from tools.credentials import MANAGEMENT, environment
 
 FOLDER = ROOT / "consul"
 GEN = ROOT / "gen"
@@ -155,22 +157,27 @@ def _set(client: Consul, entry: Entry, index: int) -> bool:
             return done
 
 
-def apply(consul_url: str, token: str | None = None) -> list[str]:
+def apply(consul_url: str, token: str | None = None, roots: Path | None = None) -> list[str]:
+    """Bring every shipped entry to a Consul (`bring`)."""
+    token = token or os.environ.get("CONSUL_HTTP_TOKEN") or None
+    with Administration(consul_url, token, TIMEOUT, roots) as client:
+        return bring(client)
+
+
+def bring(client: Consul) -> list[str]:
     """Write every shipped entry that Consul has not; returns "kind/name" of those written.
 
     Raises ConsulException or requests.RequestException. Entries of other kinds, and entries of
     these kinds that no file names, are never touched.
     """
-    token = token or os.environ.get("CONSUL_HTTP_TOKEN") or None
-    with Administration(consul_url, token, TIMEOUT) as client:
-        return [f"{e['Kind']}/{e['Name']}" for e in shipped() if write(client, e)]
+    return [f"{e['Kind']}/{e['Name']}" for e in shipped() if write(client, e)]
 
 
 def apply_from_environment() -> None:
     """Write to the Consul that the environment names, and say what was written."""
     try:
-        config = MeshConfig.from_env(os.environ, version="")
-        written = apply(config.consul_url, config.consul_token)
+        config = MeshConfig.from_env(environment(MANAGEMENT), version="")
+        written = apply(config.consul_url, config.consul_token, config.consul_roots)
     except (ConfigError, ConsulException, RequestException) as error:
         sys.exit(f"config entries not written: {error}")
     print("written: " + ", ".join(written) if written else "Consul has all config entries")

@@ -9,7 +9,10 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
+from consulmesh.identity import write_private
+from consulmesh.operators import OPERATOR
 from tools.binaries import ROOT
+from tools.credentials import Credentials
 
 SEARCH = "flight-search"
 SERVICES = {
@@ -26,6 +29,7 @@ UNLIMITED = {"MESH_RATE_LIMITS": "off", "MESH_REQUESTS_AT_ONCE": "0", "MESH_CONN
 ADS = "mesh-ads"
 CONSUL = "consul"
 POSTGRES = "postgres"
+IDENTITIES = (*SERVICES, GATEWAY, ADS, OPERATOR)  # who has a certificate in the secure profile
 LONGEST_SOCKET_PATH = 90  # a Unix socket's path may have 104 to 108 characters
 
 
@@ -38,6 +42,7 @@ class Ports:
     ads: int = 18000
     consul_server: int = 8300
     consul_serf: int = 8301
+    consul_grpc: int = 8503  # in the secure profile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,12 +67,49 @@ class Settings:
     @property
     def consul_url(self) -> str:
         """Address of Consul's HTTP API."""
-        if self.consul is None:
-            return f"http://127.0.0.1:{self.ports.consul}"
+        if self.consul is None or self.secure:
+            return self.own_consul_url(secure=self.secure)
         if "://" in self.consul:
             return self.consul
         secure = os.environ.get("CONSUL_HTTP_SSL", "").lower() in {"1", "true"}
         return f"http{'s' * secure}://{self.consul}"
+
+    @property
+    def runs_consul(self) -> bool:
+        """Whether Consul is one of the system's processes; a secure one uses nobody else's."""
+        return self.consul is None or self.secure
+
+    def own_consul_url(self, *, secure: bool) -> str:
+        """Where the system's own Consul listens, if it runs so."""
+        return f"http{'s' * secure}://127.0.0.1:{self.ports.consul}"
+
+    @property
+    def profile_file(self) -> Path:
+        """There where the system has the secure profile."""
+        return self.run / "profile"
+
+    @property
+    def secure(self) -> bool:
+        """Whether the system has the secure profile."""
+        return self.profile_file.exists()
+
+    @property
+    def credentials(self) -> Credentials:
+        """The secrets of the secure profile."""
+        return Credentials(run=self.run)
+
+    def mesh_environment(self, service: str) -> dict[str, str]:
+        """What a process needs to be one of a service here; nothing in it is a secret."""
+        common = {"CONSUL_HTTP_ADDR": self.consul_url, "MESH_STATE_DIR": str(self.run)}
+        if not self.secure:
+            return common
+        return common | {
+            "CONSUL_CACERT": str(self.credentials.roots),
+            "CONSUL_GRPC_ADDR": f"127.0.0.1:{self.ports.consul_grpc}",
+            "CONSUL_HTTP_TOKEN": "",  # that of a shell would win over the file
+            "CONSUL_HTTP_TOKEN_FILE": str(self.credentials.token_file(service)),
+            "MESH_SECURE": "true",
+        }
 
     @property
     def gateway_url(self) -> str:
@@ -130,22 +172,22 @@ def consul_program(settings: Settings, binary: Path | None) -> Iterator[Program]
 def local_agent(settings: Settings) -> Path:
     """Write what differs between two systems on one machine, for Consul."""
     ports = settings.ports
+    doors = {"http": ports.consul}
+    if settings.secure:
+        doors = {"http": -1, "https": ports.consul, "grpc_tls": ports.consul_grpc}
     own = {
         "data_dir": str(settings.run / "consul"),
-        "ports": {
-            "http": ports.consul,
-            "server": ports.consul_server,
-            "serf_lan": ports.consul_serf,
-        },
+        "ports": {**doors, "server": ports.consul_server, "serf_lan": ports.consul_serf},
+        **(settings.credentials.agent() if settings.secure else {}),
     }
     file = settings.run / "consul.json"
-    file.write_text(json.dumps(own, indent=2))
+    write_private(file, json.dumps(own, indent=2).encode())
     return file
 
 
 def mesh_programs(settings: Settings, replicas: int) -> Iterator[Program]:
     """The shared ADS, the services and the gateway."""
-    yield python_program(settings, ADS, "consulmesh.xds", 5, MESH_XDS_PORT=settings.ports.ads)
+    yield python_program(settings, ADS, ADS, "consulmesh.xds", 5, MESH_XDS_PORT=settings.ports.ads)
     for name, package in SERVICES.items():
         shards = settings.shards if name == SEARCH else 1
         for slot in range(1, replicas * shards + 1):
@@ -153,9 +195,11 @@ def mesh_programs(settings: Settings, replicas: int) -> Iterator[Program]:
             own = {"DATABASE_URL": settings.databases.url} if name in DURABLE else {}
             if shards > 1:
                 own["SEARCH_SHARD"] = f"{(slot - 1) % shards}/{shards}"
-            yield python_program(settings, instance, package, 10, MESH_INSTANCE_ID=instance, **own)
+            own["MESH_INSTANCE_ID"] = instance
+            yield python_program(settings, instance, name, package, 10, **own)
     yield python_program(
         settings,
+        GATEWAY,
         GATEWAY,
         "gateway_bff",
         20,
@@ -167,14 +211,10 @@ def mesh_programs(settings: Settings, replicas: int) -> Iterator[Program]:
 
 
 def python_program(
-    settings: Settings, name: str, module: str, priority: int, **extra: str | int
+    settings: Settings, name: str, service: str, module: str, priority: int, **extra: str | int
 ) -> Program:
-    """A process of this project."""
-    environment = {
-        "CONSUL_HTTP_ADDR": settings.consul_url,
-        "MESH_STATE_DIR": str(settings.run),
-        **{key: str(value) for key, value in extra.items()},
-    }
+    """A process of this project, and which service it is."""
+    environment = settings.mesh_environment(service) | {k: str(v) for k, v in extra.items()}
     return Program(
         name=name,
         command=f"{sys.executable} -m {module}",

@@ -15,6 +15,7 @@ import grpc
 from consul.exceptions import ConsulException
 from requests import RequestException
 
+from consulmesh import logs
 from consulmesh.errors import Status
 from consulmesh.users import LocalIssuer
 from consulmesh.wellknown import instant
@@ -22,6 +23,7 @@ from flights.booking.v1 import booking_pb2 as pb
 from flights.booking.v1.booking_pb2_grpc import BookingServiceStub
 from tools import announce
 from tools.binaries import ROOT
+from tools.operators import joined
 from tools.programs import Ports, Settings
 from tools.system import administration
 
@@ -88,14 +90,30 @@ def address(settings: Settings) -> str:
     return f"{host}:{found['Service']['Port']}"
 
 
+async def ask(settings: Settings, token: str, limit: int) -> None:
+    """Print the table of a system; in the secure profile, by the mesh and as the operator."""
+    target = address(settings)
+    if not settings.secure:
+        await show(target, token, limit)
+        return
+    async with joined(settings) as mesh:
+        await show_from(mesh.channel("booking"), "booking", token, limit)
+
+
 async def show(target: str, token: str, limit: int) -> None:
-    """Print the table."""
+    """Print the table of an instance, asked in plain text."""
     async with grpc.aio.insecure_channel(target) as channel:
-        try:
-            rows, more = await unfinished(BookingServiceStub(channel), token, limit)
-        except grpc.aio.AioRpcError as error:
-            status = Status.of(error)
-            sys.exit(f"booking at {target} says {status.code.name}: {status.message}")
+        await show_from(channel, f"booking at {target}", token, limit)
+
+
+async def show_from(channel: grpc.aio.Channel, asked: str, token: str, limit: int) -> None:
+    """Print the table of what a channel leads to."""
+    stub = BookingServiceStub(channel)
+    try:
+        rows, more = await unfinished(stub, token, limit)
+    except grpc.aio.AioRpcError as error:
+        status = Status.of(error)
+        sys.exit(f"{asked} says {status.code.name}: {status.message}")
     if not rows:
         announce.say("every saga has ended")
         return
@@ -117,9 +135,9 @@ def main() -> None:
         ports=Ports(consul=given.consul_port),
         consul=os.environ.get("CONSUL_HTTP_ADDR"),
     )
-    target = address(settings)
+    logs.configure("critical", sys.stderr.fileno())
     token = given.token or LocalIssuer(settings.run / "issuer").token("sagas", {"operator"})
-    asyncio.run(show(target, token, given.limit))
+    asyncio.run(ask(settings, token, given.limit))
 
 
 if __name__ == "__main__":

@@ -20,15 +20,18 @@ from consul.exceptions import ConsulException
 from requests import RequestException
 
 from consulmesh.consul_api import Administration
+from consulmesh.operators import OPERATOR
 from consulmesh.users import LocalIssuer
-from tools import announce, databases, postgres, shards
+from tools import announce, databases, postgres, secure, shards
 from tools.binaries import ROOT, get
-from tools.config_entries import apply
+from tools.config_entries import bring
+from tools.credentials import MANAGEMENT
 from tools.instances import PAUSE, READY_WITHIN, in_turn, owns, passing
 from tools.programs import (
     ADS,
     CONSUL,
     GATEWAY,
+    IDENTITIES,
     POSTGRES,
     SERVICES,
     Ports,
@@ -40,37 +43,56 @@ from tools.programs import (
 from tools.supervision import Supervisor, fail_if_given_up, until
 
 
-def up(settings: Settings, database: str | None) -> None:
+def up(settings: Settings, database: str | None, profile: bool | None) -> None:  # noqa: FBT001 - see arguments
     """Bring up what does not run yet, wait until all of it is ready, and say what there is."""
     began = time.monotonic()
     supervisor = Supervisor(settings)
     running = supervisor.pid() is not None
+    wanted_secure = secure.choose(settings, os.environ, asked=profile)
+    if running:
+        secure.refuse_another(settings, wanted=wanted_secure)
     chosen = databases.choose(settings, database, os.environ, running=running)
     settings = replace(settings, databases=chosen, shards=shards.choose(settings))
     replicas = settings.replicas or replicas_running(supervisor) or 1
     prepare(settings)
     if not running:
+        secure.remember(settings, secure=wanted_secure)
         refuse_busy_ports(settings)
     base = foundation(settings)
     if not running:
         wait_for_database(settings, supervisor, base)
+    if settings.secure:
+        let_in(settings, supervisor, [] if running else base)
     wanted = [*base, *mesh_programs(settings, replicas)]
     change = supervisor.update(wanted)
     databases.remember(settings)
     shards.remember(settings)
     announce.changes(change)
-    with administration(settings) as client:
+    with administration(settings, MANAGEMENT) as client:
         wait_for_consul(settings, supervisor, client)
-        apply(settings.consul_url)
+        bring(client)
         shards.apply(client, settings.shards)
         wait_until_ready(settings, supervisor, client, wanted)
     announce.ready(settings, time.monotonic() - began)
 
 
-def administration(settings: Settings) -> Administration:
-    """py-consul's client for this system's Consul."""
-    token = os.environ.get("CONSUL_HTTP_TOKEN") or None
-    return Administration(settings.consul_url, token, timedelta(seconds=10))
+def let_in(settings: Settings, supervisor: Supervisor, base: list[Program]) -> None:
+    """Have Consul know the tokens before a process shows one; `base` is started for it."""
+    if base:
+        announce.changes(supervisor.update(base))
+    with administration(settings, MANAGEMENT) as client:
+        wait_for_consul(settings, supervisor, client)
+        secure.grant(client, settings)
+
+
+def administration(settings: Settings, by: str = OPERATOR) -> Administration:
+    """py-consul's client for this system's Consul; in the secure profile with a token of its."""
+    if settings.secure:
+        token: str | None = settings.credentials.token(by)
+        roots: Path | None = settings.credentials.roots
+    else:
+        token, roots = os.environ.get("CONSUL_HTTP_TOKEN") or None, None
+    return Administration(settings.consul_url, token, timedelta(seconds=10), roots)
 
 
 def prepare(settings: Settings) -> None:
@@ -82,7 +104,7 @@ def prepare(settings: Settings) -> None:
 
 def foundation(settings: Settings) -> list[Program]:
     """What the mesh stands on: a Consul and a PostgreSQL, unless the user brings them."""
-    consul = None if settings.consul else get("consul")
+    consul = get("consul") if settings.runs_consul else None
     own = settings.databases.own
     return [*consul_program(settings, consul), *([postgres.program(settings)] if own else [])]
 
@@ -106,10 +128,12 @@ def replicas_running(supervisor: Supervisor) -> int:
 def refuse_busy_ports(settings: Settings) -> None:
     """Exit with the owner's name when somebody else has a port that we need."""
     needed = {"the gateway": settings.ports.gateway, "the shared ADS": settings.ports.ads}
-    if settings.consul is None:
-        ports = settings.ports
+    ports = settings.ports
+    if settings.runs_consul:
         needed |= {"Consul": ports.consul, "Consul's servers": ports.consul_server}
         needed |= {"Consul's gossip": ports.consul_serf}
+    if settings.secure:
+        needed |= {"Consul's gRPC": ports.consul_grpc}
     owners = listening()
     busy = [
         f"port {port}, which {who} needs, is taken by {owners[port]}"
@@ -141,12 +165,14 @@ def owner(pid: int | None) -> str:
 
 
 def wait_for_consul(settings: Settings, supervisor: Supervisor, client: Any) -> None:
-    """Wait for an agent that has a leader."""
+    """Wait for an agent that has a leader; a new one knows tokens a moment later."""
     announce.waiting("Consul to elect a leader")
 
     def led() -> bool:
         fail_if_given_up(settings, supervisor)
         try:
+            if settings.secure:
+                client.acl.token.read_self()
             return bool(client.status.leader())
         except (RequestException, ConsulException):  # nobody listens, or there is no leader yet
             return False
@@ -230,11 +256,17 @@ def token(settings: Settings, role: str, subject: str) -> None:
     print(LocalIssuer(settings.run / "issuer").token(subject, {role}))
 
 
+def environment(settings: Settings, service: str) -> None:
+    """Print what a process of a service needs that is started by hand, a variable a line."""
+    for name, value in settings.mesh_environment(service).items():
+        print(f"{name}={value}")
+
+
 def arguments() -> argparse.Namespace:
     """What the user typed."""
     parser = argparse.ArgumentParser(prog="python -m tools.system", description=__doc__)
     parser.add_argument("--run", type=Path, default=ROOT / ".run", help="folder of the system")
-    for name in ("gateway", "consul", "ads", "consul-server", "consul-serf"):
+    for name in ("gateway", "consul", "ads", "consul-server", "consul-serf", "consul-grpc"):
         default = getattr(Ports(), name.replace("-", "_"))
         parser.add_argument(f"--{name}-port", type=int, default=default)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -242,10 +274,12 @@ def arguments() -> argparse.Namespace:
     bring.add_argument("--replicas", type=int, default=0)
     bring.add_argument("--shards", type=int, default=0)
     bring.add_argument("--database", choices=databases.ENGINES)
+    bring.add_argument("--secure", action=argparse.BooleanOptionalAction)
     commands.add_parser("logs").add_argument("of", nargs="?", default="")
     commands.add_parser("restart").add_argument("service", nargs="?", choices=SERVICES)
     for name in ("ps", "down", "clean"):
         commands.add_parser(name)
+    commands.add_parser("environment").add_argument("service", choices=IDENTITIES)
     bearer = commands.add_parser("token")
     bearer.add_argument("--role", choices=("customer", "operator"), default="customer")
     bearer.add_argument("--subject", default="ann")
@@ -263,6 +297,7 @@ def main() -> None:
             ads=given.ads_port,
             consul_server=given.consul_server_port,
             consul_serf=given.consul_serf_port,
+            consul_grpc=given.consul_grpc_port,
         ),
         replicas=getattr(given, "replicas", 0),
         shards=getattr(given, "shards", 0),
@@ -270,7 +305,7 @@ def main() -> None:
     )
     match given.command:
         case "up":
-            up(settings, given.database)
+            up(settings, given.database, given.secure)
         case "ps":
             ps(settings)
         case "restart":
@@ -281,6 +316,8 @@ def main() -> None:
             down(settings)
         case "clean":
             clean(settings)
+        case "environment":
+            environment(settings, given.service)
         case "token":
             token(settings, given.role, given.subject)
 

@@ -1,23 +1,27 @@
 """What clients believe about a service: `python -m consulmesh.debug booking --of gateway-bff`.
 
-Needs Consul's address (CONSUL_HTTP_ADDR, CONSUL_HTTP_TOKEN); running processes are found there.
+Needs Consul's address (CONSUL_HTTP_ADDR, CONSUL_HTTP_TOKEN); running processes are found there. In
+the secure profile they are asked as the operator (`consulmesh.operators`).
 Ends with 0 when everything was shown, 1 when something could not be, 2 when used wrongly.
 """
 
 import argparse
 import asyncio
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Final
+
+import grpc
 
 from consulmesh import event_loop, logs
 from consulmesh.config import ConfigError, MeshConfig
 from consulmesh.consul_api import ConsulApi, ConsulError
 from consulmesh.debug import policy, process, text
 from consulmesh.instances import Locality
+from consulmesh.operators import ClientCertificate, client_certificate, environment
 from consulmesh.xds.resources import resources
 
 _USED_WRONGLY: Final = 2
@@ -30,21 +34,30 @@ async def shown(
     caller: str | None = None,
     near: Locality | None = None,
     of: str | None = None,
+    papers: ClientCertificate | None = None,
 ) -> tuple[policy.Policy, Sequence[process.Process]]:
     """Ask Consul, and the instances that `of` names; raises ConsulError and NotShownError.
 
-    `near` is where the caller runs; instances that are all at one place say so themselves.
+    `near` is where the caller runs; instances that are all at one place say so themselves. With
+    `papers` calls are mTLS, those of the mesh and ours.
     """
+    domains = (papers.certificate.subject.domain,) if papers else ()
     if of is None:
-        said, _ = await policy.policy(consul, service, caller, near=near)
+        said, _ = await policy.policy(consul, service, caller, near=near, domains=domains)
         return said, ()
     caller, found = await process.callers(consul, of)
     places = {each.near for each in found}
     place = places.pop() if len(places) == 1 else near
-    said, view = await policy.policy(consul, service, caller, near=place)
+    said, view = await policy.policy(consul, service, caller, near=place, domains=domains)
     processes = await asyncio.gather(
         *(
-            process.process(each.instance, service, resources(view, each.near), said.names)
+            process.process(
+                each.instance,
+                service,
+                resources(view, each.near, domains),
+                said.names,
+                connect=partial(papers.channel, caller) if papers else process.plain,
+            )
             for each in found
         )
     )
@@ -53,7 +66,7 @@ async def shown(
 
 async def show(given: argparse.Namespace, config: MeshConfig) -> int:
     """Print what was asked for; return the exit status."""
-    async with ConsulApi(config.consul_url, config.consul_token) as consul:
+    async with ConsulApi(config.consul_url, config.consul_token, config.consul_roots) as consul:
         try:
             said, processes = await shown(
                 consul,
@@ -61,9 +74,12 @@ async def show(given: argparse.Namespace, config: MeshConfig) -> int:
                 caller=given.caller,
                 near=config.locality,
                 of=given.of,
+                papers=await client_certificate(config, consul) if config.secure else None,
             )
         except ConsulError as error:
             return _failed(f"Consul at {consul.url} does not answer: {error}")
+        except (grpc.aio.AioRpcError, TimeoutError) as error:
+            return _failed(f"Consul at {config.consul_grpc} signs no certificate: {error}")
         except policy.NotShownError as error:
             return _failed(str(error))
     if given.json:
@@ -103,7 +119,7 @@ def main() -> None:
     given = arguments_parser().parse_args()
     logs.configure("critical", sys.stderr.fileno())
     try:
-        config = MeshConfig.from_env(os.environ, version="0.0.0")
+        config = MeshConfig.from_env(environment(), version="0.0.0")
     except ConfigError as error:
         _failed(str(error))
         sys.exit(_USED_WRONGLY)

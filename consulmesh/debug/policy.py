@@ -92,9 +92,12 @@ async def policy(
     caller: str | None,
     *,
     near: Locality | None = None,
+    domains: Sequence[str] = (),
     patience: timedelta = PATIENCE,
 ) -> tuple[Policy, Upstream]:
     """Ask for everything about an upstream; raises ConsulError and NotShownError.
+
+    `domains` are the trust domains where calls are mTLS.
 
     Returns the view that it was made of, too.
     """
@@ -102,7 +105,7 @@ async def policy(
     if caller is not None:
         await _known(consul, caller)
     view, unanswered = await _view(consul, service, caller, patience)
-    mapped = resources(view, near)
+    mapped = resources(view, near, domains)
     config = read(mapped.by_type)
     instances = tuple(await _candidates(consul, view, config, mapped.warnings))
     own = await consul.ask(Query.config_entry("service-defaults", service))

@@ -4,7 +4,7 @@ Asked over gRPC, on the port of the instance that serves gRPC's admin services (
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final
@@ -23,6 +23,9 @@ from consulmesh.mesh import ADMIN_PORT
 from consulmesh.xds.resources import Resources
 
 WINDOW: Final = timedelta(seconds=1)
+
+Connect = Callable[[str], grpc.aio.Channel]
+"""Makes a channel to an instance at an address."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +84,11 @@ def _caller(entry: Mapping[str, Any]) -> Caller:
     return Caller(instance=Listed.of(entry).instance, near=Locality.of(own) if own else None)
 
 
+def plain(address: str) -> grpc.aio.Channel:
+    """Return a channel in plain text."""
+    return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+
+
 async def process(
     instance: Instance,
     upstream: str,
@@ -88,12 +96,13 @@ async def process(
     names: Mapping[str, str],
     *,
     window: timedelta = WINDOW,
+    connect: Connect = plain,
 ) -> Process:
     """Ask one instance; `names` are the ids of the upstream's instances by address."""
     port = instance.meta.get(ADMIN_PORT, "")
     address = address_text(instance.address, int(port) if port.isdecimal() else instance.port)
     blank = Process(instance=instance.id, address=address, version=instance.version)
-    async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+    async with connect(address) as channel:
         try:
             resources = await held(channel, upstream)
             before = await sample(channel, upstream)

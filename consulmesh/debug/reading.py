@@ -26,6 +26,7 @@ from consulmesh.xds.messages import (
     HttpConnectionManager,
     Listener,
     ResourceType,
+    UpstreamTlsContext,
 )
 
 Packed = Mapping[ResourceType, Mapping[str, any_pb2.Any]]
@@ -187,6 +188,10 @@ def _cluster(packed: any_pb2.Any, assignments: Mapping[str, any_pb2.Any]) -> Clu
     packed.Unpack(cluster)
     settings = _fields(cluster, "name", "type", "eds_cluster_config", "lb_policy")
     policy = settings.pop("load_balancing_policy", None)
+    context = UpstreamTlsContext()
+    if cluster.transport_socket.typed_config.Unpack(context):
+        names = context.common_tls_context.validation_context.match_subject_alt_names
+        settings["transport_socket"] = [name.exact for name in names]
     by_name = Cluster.LbPolicy.Name(cluster.lb_policy).lower()
     assigned = assignments.get(cluster.eds_cluster_config.service_name or cluster.name)
     hashed = cluster.lb_policy == Cluster.RING_HASH

@@ -27,7 +27,8 @@ def command(settings: Settings, *words: str) -> list[str]:
         *(sys.executable, "-m", "tools.system", "--run", str(settings.run)),
         *("--gateway-port", str(ports.gateway), "--ads-port", str(ports.ads)),
         *("--consul-port", str(ports.consul), "--consul-server-port", str(ports.consul_server)),
-        *("--consul-serf-port", str(ports.consul_serf), *words),
+        *("--consul-serf-port", str(ports.consul_serf)),
+        *("--consul-grpc-port", str(ports.consul_grpc), *words),
     ]
 
 
@@ -53,6 +54,7 @@ def started(folder: Path, *words: str) -> Iterator[Settings]:
         ads=free_port(),
         consul_server=free_port(),
         consul_serf=free_port(),
+        consul_grpc=free_port(),
     )
     settings = Settings(run=folder, ports=ports)
     try:

@@ -1,7 +1,8 @@
 """Config entries follow the protos, and reach Consul without touching what is not theirs."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,17 +13,21 @@ from consul.exceptions import ConsulException
 from consulmesh.consul_api import ConsulApi, Query
 from consulmesh.testing import FakeConsul, Fault, real_consul
 from tools import config_entries
+from tools.binaries import ROOT
 from tools.config_entries import (
     LONGEST,
     UNSETTLED,
     apply,
     contained,
     generated,
+    services,
     shipped,
     stale,
     write,
 )
+from tools.programs import ADS, GATEWAY, SERVICES
 
+PACKAGES = {**SERVICES, GATEWAY: "gateway_bff"}
 TOPOLOGY = {
     ("gateway-bff", "flight-search"),
     ("gateway-bff", "schedule"),
@@ -93,12 +98,36 @@ def test_no_value_is_longer_than_consul_keeps() -> None:
     assert max(map(len, values)) <= LONGEST
 
 
-def test_the_intentions_are_the_topology() -> None:
-    """Who calls whom, no more and no less."""
-    intentions = (entry for entry in shipped() if entry["Kind"] == "service-intentions")
-    edges = {(s["Name"], entry["Name"]) for entry in intentions for s in entry["Sources"]}
+def sources() -> Iterator[tuple[str, dict[str, Any]]]:
+    """The destination and each source of the shipped intentions."""
+    for entry in shipped():
+        if entry["Kind"] == "service-intentions":
+            yield from ((entry["Name"], source) for source in entry["Sources"])
 
-    assert edges == TOPOLOGY
+
+def test_the_intentions_are_the_topology() -> None:
+    """Who calls whom, no more and no less; an operator calls everybody."""
+    edges = {(source["Name"], name) for name, source in sources()}
+
+    assert edges == TOPOLOGY | {("operator", name) for name in (*SERVICES, GATEWAY, ADS)}
+
+
+@pytest.mark.parametrize(("caller", "called"), sorted(TOPOLOGY))
+def test_the_intentions_are_what_the_code_calls(caller: str, called: str) -> None:
+    """A service may call the methods that stand in its code, and no other ones."""
+    code = "".join(file.read_text() for file in (ROOT / PACKAGES[caller]).rglob("*.py"))
+    api = dict(services())[called]
+    used = {m.name for m in api.methods if re.search(rf"\.{m.name}\b", code)}
+    (permissions,) = (
+        source["Permissions"]
+        for name, source in sources()
+        if (source["Name"], name) == (caller, called)
+    )
+
+    assert {each["Action"] for each in permissions} == {"allow"}
+    assert sorted(each["HTTP"]["PathExact"] for each in permissions) == sorted(
+        f"/{api.full_name}/{name}" for name in used
+    )
 
 
 async def test_apply_writes_what_differs_and_then_nothing(consul: str) -> None:
@@ -150,7 +179,7 @@ async def test_apply_closes_an_edge_that_no_file_has(consul: str) -> None:
     entry = await read(consul, "service-intentions", "booking")
 
     assert written == ["service-intentions/booking"]
-    assert [source["Name"] for source in entry["Sources"]] == ["gateway-bff"]
+    assert {source["Name"] for source in entry["Sources"]} == {"gateway-bff", "operator"}
 
 
 async def test_apply_touches_no_entry_of_operators(consul: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import problem_catalogue
+from tools import callers, problem_catalogue
 from tools.binaries import ROOT
 
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
@@ -156,3 +156,8 @@ def test_every_log_event_exists() -> None:
 def test_the_catalogue_of_problems_is_fresh() -> None:
     """Nobody changed the gateway's table without it."""
     assert not problem_catalogue.stale()
+
+
+def test_the_table_of_callers_is_fresh() -> None:
+    """Nobody changed an intention or a method without it."""
+    assert not callers.stale()

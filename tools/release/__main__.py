@@ -6,7 +6,6 @@ canary was rolled back; 4 there was too little to judge it by.
 """
 
 import argparse
-import os
 import re
 import sys
 from collections import Counter
@@ -22,6 +21,7 @@ from consulmesh.config import ConfigError, MeshConfig, duration, semantic_versio
 from consulmesh.consul_api import Administration
 from consulmesh.xds.matching import UnmatchableError, route_match
 from tools import announce
+from tools.credentials import RELEASES, environment
 from tools.release import moves
 from tools.release.comparison import Terms
 from tools.release.rollout import RefusedError, Rollout, read
@@ -168,8 +168,10 @@ def main() -> None:
     """Entry point."""
     given = arguments()
     try:
-        config = MeshConfig.from_env(os.environ, version="")
-        with Administration(config.consul_url, config.consul_token, TIMEOUT) as client:
+        config = MeshConfig.from_env(environment(RELEASES), version="")
+        with Administration(
+            config.consul_url, config.consul_token, TIMEOUT, config.consul_roots
+        ) as client:
             sys.exit(run(client, given))
     except RequestException as error:
         sys.exit(f"Consul at {config.consul_url} does not answer: {error}")
