@@ -42,7 +42,8 @@ _TAKEN: Final = 4  # messages of a stream
 class Attack:
     """Calls of a process with what Python's messages and others cannot say.
 
-    State: what the process had before, how many calls were made, and what came back.
+    State: what the process had before, how many calls were made, what came back, and how
+    long another client waited before and during each abuse.
     """
 
     process: Process
@@ -51,6 +52,7 @@ class Attack:
     values: Known = field(default_factory=dict)
     calls: int = 0
     codes: Counter[str] = field(default_factory=Counter)
+    waits: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def prepare(self) -> None:
         """Make what examples are about."""
