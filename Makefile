@@ -59,7 +59,7 @@ test: $(DEV) ## Run the tests, on a real Consul (ARGS='-k saga': only those)
 	@$(WITH_TOOLS) $(BIN)/python -m pytest $(ARGS)
 
 chaos: $(DEV) ## Run the fault rows at the sizes of the scoreboard, on a real Consul: hours (ARGS='-k streams': only those; FLIGHTMESH_CHAOS_SHARE=0.1: a tenth of the longest)
-	@FLIGHTMESH_CHAOS=long $(WITH_TOOLS) $(BIN)/python -m pytest tests/chaos tests/simulation $(ARGS)
+	@FLIGHTMESH_CHAOS=long $(WITH_TOOLS) $(BIN)/python -m pytest tests/chaos tests/simulation tests/fuzz $(ARGS)
 
 check: $(DEV) ## Format, lint, types, import contracts, protos, generated files, compose file
 	$(BIN)/ruff format --check

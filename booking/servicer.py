@@ -33,6 +33,7 @@ STATUS_CODES: Final[Mapping[type[Exception], grpc.StatusCode]] = {
 
 _DEFAULT_PAGE = 20
 _LARGEST_PAGE = 100
+_PARTY = domain.MAX_PASSENGERS + 1  # more need not be read to be refused
 _MARGIN = 0.1  # of the time left: what is kept for the answer's way back
 _SHORTEST_MARGIN = 0.02  # seconds
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -66,7 +67,7 @@ class BookingServicer(BookingServiceServicer):
         asked = domain.BookingRequest.of(
             request_id=request.request_id,
             quote_id=request.quote_id,
-            names=[(one.given_name, one.family_name) for one in request.passengers],
+            names=[(one.given_name, one.family_name) for one in request.passengers[:_PARTY]],
             email=request.contact.email,
         )
         booking = await self._service.create(user, asked, _patience(request))

@@ -21,6 +21,9 @@ import grpc
 from xds.data.orca.v3 import orca_load_report_pb2
 from xds.service.orca.v3 import orca_pb2
 
+from consulmesh.validation import faults
+from consulmesh.wellknown import span
+
 _report_pb2: Any = orca_load_report_pb2
 _orca_pb2: Any = orca_pb2
 
@@ -122,8 +125,9 @@ def method_handlers(load: Load) -> dict[str, Any]:
     """Return the handlers of OpenRcaService for a server's load."""
 
     async def stream_core_metrics(request: Any, _context: object) -> AsyncIterator[Any]:
-        wanted = request.report_interval.ToTimedelta() or _DEFAULT_INTERVAL
-        interval = max(wanted, _LEAST_INTERVAL).total_seconds()
+        with faults() as noted:
+            wanted = noted.read("report_interval", span, request.report_interval)
+        interval = max(wanted or _DEFAULT_INTERVAL, _LEAST_INTERVAL).total_seconds()
         before = load.sample()
         while True:
             await asyncio.sleep(interval)

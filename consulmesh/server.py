@@ -41,6 +41,8 @@ _Handlers = Mapping[str, "grpc.RpcMethodHandler[Any, Any]"]
 SERVER_OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
     ("grpc.so_reuseport", 0),  # a second process on the port is an error, not a second server
     ("grpc.max_receive_message_length", 4 * 1024 * 1024),
+    # of one connection: beyond 1,000 calls that wait to be taken up, core cancels anybody's
+    ("grpc.max_concurrent_streams", 1_000),
     # clients ping every 10 s, also when they have no call
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),

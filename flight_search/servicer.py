@@ -1,7 +1,7 @@
 """The gRPC side of search: requests into domain values, answers into messages."""
 
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import date, time
@@ -14,6 +14,7 @@ from google.type.timeofday_pb2 import TimeOfDay
 from consulmesh.wellknown import calendar_date, date_message
 from flight_search.domain import (
     DEFAULT_STOPS,
+    MOST_CARRIERS,
     Cabin,
     InvalidQueryError,
     ItineraryQuery,
@@ -41,6 +42,7 @@ STATUS_CODES: Final[Mapping[type[Exception], grpc.StatusCode]] = {
     PositionNotReachedError: grpc.StatusCode.DEADLINE_EXCEEDED,
     sqlite3.DatabaseError: grpc.StatusCode.UNAVAILABLE,
 }
+MOST_POSITIONS: Final = 20
 ORDERS: dict[int, SortOrder] = {
     pb.SORT_ORDER_UNSPECIFIED: SortOrder.PRICE,
     pb.SORT_ORDER_PRICE: SortOrder.PRICE,
@@ -70,8 +72,8 @@ class SearchServicer(SearchServiceServicer):
             order=_order(request.sort_order),
             page_size=request.page_size,
             token=request.page_token,
-            at_least=_positions(request.min_positions),
-            preferred=_positions(request.preferred_positions),
+            at_least=_positions("min_positions", request.min_positions),
+            preferred=_positions("preferred_positions", request.preferred_positions),
         )
         passengers, basis = request.query.passengers, page.price_basis
         render = self._rendering.itinerary
@@ -91,7 +93,7 @@ class SearchServicer(SearchServiceServicer):
         ],
     ) -> AsyncIterator[pb.StreamItinerariesResponse]:
         """Every itinerary as it is found, direct ones first."""
-        query, at_least = _query(request.query), _positions(request.min_positions)
+        query, at_least = _query(request.query), _positions("min_positions", request.min_positions)
         passengers, render = request.query.passengers, self._rendering.itinerary
         async with aclosing(self._search.stream(query, at_least=at_least)) as batches:
             async for batch in batches:
@@ -115,7 +117,7 @@ class SearchServicer(SearchServiceServicer):
             order=_order(request.sort_order),
             page_size=request.page_size,
             token=request.page_token,
-            at_least=_positions(request.min_positions),
+            at_least=_positions("min_positions", request.min_positions),
         )
         passengers, basis = request.query.passengers, page.price_basis
         render = self._rendering.round_trip
@@ -136,7 +138,7 @@ class SearchServicer(SearchServiceServicer):
         month = _day(_first_of(request.query.departure_date))
         calendar = await self._search.fares(
             replace(_query(request.query), departure_date=month),
-            at_least=_positions(request.min_positions),
+            at_least=_positions("min_positions", request.min_positions),
         )
         return pb.SearchFareCalendarResponse(
             days=[day_fare_message(day, price) for day, price in calendar.prices],
@@ -165,7 +167,7 @@ def _query(message: pb.ItineraryQuery) -> ItineraryQuery:
         passengers=message.passengers,
         cabin=CABINS_ASKED.get(message.cabin),
         max_stops=message.max_stops if message.HasField("max_stops") else DEFAULT_STOPS,
-        carriers=tuple(sorted(set(message.carriers))),
+        carriers=_carriers(message.carriers),
         departs_from=_clock(message, "departs_from"),
         departs_before=_clock(message, "departs_before"),
     )
@@ -200,8 +202,20 @@ def _order(value: int) -> SortOrder:
     raise invalid("sort_order", "INVALID_SORT_ORDER", "must be a sort order")
 
 
-def _positions(messages: Iterable[pb.SourcePosition]) -> list[Position]:
+def _carriers(messages: Sequence[str]) -> tuple[str, ...]:
+    _check_count("query.carriers", messages, MOST_CARRIERS)
+    return tuple(sorted(set(messages)))
+
+
+def _positions(field: str, messages: Sequence[pb.SourcePosition]) -> list[Position]:
+    _check_count(field, messages, MOST_POSITIONS)
     return [
         Position(source=message.source, epoch=message.cursor.epoch, seq=message.cursor.seq)
         for message in messages
     ]
+
+
+def _check_count(field: str, entries: Sequence[object], most: int) -> None:
+    """Lists are not gone through before it is known that they are short."""
+    if len(entries) > most:
+        raise invalid(field, "OUT_OF_RANGE", f"must be at most {most}")

@@ -25,10 +25,11 @@ from booking.domain.errors import (
 )
 from booking.domain.idempotency import RequestKey
 from booking.domain.identifiers import new_booking_id, new_reference
-from booking.domain.party import BookingRequest, Passenger, User
+from booking.domain.party import MAX_PASSENGERS, BookingRequest, Passenger, User
 from booking.domain.saga import TRANSITIONS, Event, Saga, Step, UnfinishedSaga
 
 __all__ = [
+    "MAX_PASSENGERS",
     "NEXT_STATUSES",
     "TRANSITIONS",
     "Answer",

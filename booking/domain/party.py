@@ -10,6 +10,7 @@ from booking.domain.errors import InvalidRequest, Violation
 MAX_PASSENGERS = 9
 _MAX_NAME = 100
 _MAX_EMAIL = 254  # RFC 5321, 4.5.3.1.3
+_MOST_COMPOSED = 4  # code points that NFC makes one of
 _QUOTE_ID = re.compile(r"[\x21-\x7e]{1,64}")
 _REQUEST_ID = re.compile(r"[\x20-\x7e]{1,255}")
 _EMAIL = re.compile(r"[^@\s]{1,64}@[^@\s.]+(?:\.[^@\s.]+)+")
@@ -49,10 +50,12 @@ class BookingRequest:
             request_id=request_id,
             quote_id=quote_id,
             passengers=tuple(
-                Passenger(given_name=_normal(given), family_name=_normal(family))
+                Passenger(
+                    given_name=_normal(given, _MAX_NAME), family_name=_normal(family, _MAX_NAME)
+                )
                 for given, family in names
             ),
-            email=_normal(email),
+            email=_normal(email, _MAX_EMAIL),
         )
         if violations := tuple(_violations(request)):
             raise InvalidRequest(violations)
@@ -66,7 +69,14 @@ def checked_request_id(request_id: str) -> str:
     return request_id
 
 
-def _normal(text: str) -> str:
+def _normal(text: str, longest: int) -> str:
+    """A text as it is kept; as it was typed where that is too long in any form.
+
+    Normalising takes time by the square of how many marks follow one another.
+    """
+    text = text.strip()
+    if len(text) > _MOST_COMPOSED * longest:
+        return text
     return unicodedata.normalize("NFC", text).strip()
 
 

@@ -30,6 +30,7 @@ from flight_search.domain.errors import (
 from flight_search.domain.queries import (
     BOOKABLE_AHEAD,
     DEFAULT_STOPS,
+    MOST_CARRIERS,
     Geography,
     ItineraryQuery,
     Journey,
@@ -56,6 +57,7 @@ __all__ = [
     "DEFAULT_STOPS",
     "HUBS",
     "LONGEST_CONNECTION",
+    "MOST_CARRIERS",
     "SHORTEST_STAY",
     "WHOLE",
     "Airport",

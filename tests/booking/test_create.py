@@ -302,6 +302,29 @@ async def test_other_number_of_passengers(system: System) -> None:
     await system.check(instance)
 
 
+async def test_names_that_would_take_for_ever(system: System) -> None:
+    """A name of marks without end, or passengers without end, is refused before it is gone through.
+
+    Normalising takes time by the square of how many marks follow one another: hours, for these.
+    """
+    instance = await system.start()
+    request = await system.request()
+    marks = pb.CreateBookingRequest()
+    marks.CopyFrom(request)
+    marks.passengers[0].family_name = "e" + "\u0301\u0316" * 500_000
+    many = pb.CreateBookingRequest()
+    many.CopyFrom(request)
+    many.passengers.extend(pb.Passenger() for _ in range(1_000_000))
+
+    for wrong, field in ((marks, "passengers[0].family_name"), (many, "passengers")):
+        call = instance.stub.CreateBooking(wrong, timeout=30, metadata=system.user())
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await call
+        status = Status.of(raised.value)
+        assert status.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert status.violations[0].field == field
+
+
 async def test_pricing_is_away(system: System) -> None:
     """Without pricing nothing is accepted: UNAVAILABLE, and the same key can be used later."""
     instance = await system.start()

@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from xds.data.orca.v3 import orca_load_report_pb2
 from xds.service.orca.v3 import orca_pb2
 
@@ -147,3 +148,22 @@ async def spread(channel: grpc.aio.Channel) -> Counter[str]:
             await asyncio.gather(*(call(channel, wait_for_ready=True) for _ in range(10)))
         )
     return answers
+
+
+@pytest.mark.parametrize(
+    "interval",
+    [Duration(seconds=1, nanos=-1), Duration(seconds=2**63 - 1), Duration(nanos=2_000_000_000)],
+)
+async def test_an_interval_that_is_none_is_the_clients_fault(interval: Duration) -> None:
+    """A Duration that no timedelta can hold is INVALID_ARGUMENT, not a defect of the server."""
+    async with AsyncExitStack() as stack:
+        port = await serve(stack, 0)
+        channel = await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{port}"))
+        stream: Any = channel.unary_stream(
+            f"/{load.SERVICE}/StreamCoreMetrics",
+            request_serializer=_orca.OrcaLoadReportRequest.SerializeToString,
+        )(_orca.OrcaLoadReportRequest(report_interval=interval))
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await stream.read()
+
+    assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT

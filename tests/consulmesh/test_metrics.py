@@ -57,6 +57,8 @@ def test_what_is_written_can_be_parsed() -> None:
         "rpc_server_active_calls": "gauge",
         "rpc_client_call_duration_seconds": "histogram",
         "rpc_client_active_calls": "gauge",
+        "rpc_client_hedges": "counter",
+        "rpc_client_hedges_won": "counter",
     }
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import timedelta
@@ -189,8 +190,8 @@ async def test_a_refused_resource_is_reported_and_calls_go_on(
 ) -> None:
     """When gRPC core refuses a resource, the reason is kept, counted, and the old one holds."""
 
-    def broken(view: Upstream, near: Locality | None) -> Resources:
-        good = resources(view, near)
+    def broken(view: Upstream, near: Locality | None, domains: Sequence[str]) -> Resources:
+        good = resources(view, near, domains)
         cluster: Any = Cluster()
         good.by_type[ResourceType.CLUSTER]["echo"].Unpack(cluster)
         cluster.lb_policy = Cluster.LbPolicy.Value("MAGLEV")

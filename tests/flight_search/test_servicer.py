@@ -200,6 +200,13 @@ async def test_prices_are_indicative_once_pricing_is_silent(system: System) -> N
         ({"query": asking(cabin=99)}, "VALIDATION_FAILED", "query.cabin"),
         ({"query": asking(max_stops=3)}, "VALIDATION_FAILED", "query.max_stops"),
         ({"query": asking(carriers=["b6"])}, "VALIDATION_FAILED", "query.carriers"),
+        ({"query": asking(carriers=["B6"] * 11)}, "VALIDATION_FAILED", "query.carriers"),
+        ({"min_positions": [at_least("pricing", 0)] * 21}, "VALIDATION_FAILED", "min_positions"),
+        (
+            {"preferred_positions": [at_least("pricing", 0)] * 21},
+            "VALIDATION_FAILED",
+            "preferred_positions",
+        ),
         (
             {"query": asking(departs_from=TimeOfDay(hours=24))},
             "VALIDATION_FAILED",

@@ -357,13 +357,13 @@ class SearchItinerariesRequest(_message.Message):
     @_builtins.property
     def min_positions(self) -> _containers.RepeatedCompositeFieldContainer[Global___SourcePosition]:
         """Positions that the answer must have reached; the server waits for them within the deadline.
-        Epochs it does not know are ignored.
+        Epochs it does not know are ignored. At most 20.
         """
 
     @_builtins.property
     def preferred_positions(self) -> _containers.RepeatedCompositeFieldContainer[Global___SourcePosition]:
         """Positions that the answer should have reached: the server waits for them for half a second at
-        most, then it answers as it is. The positions of the response tell.
+        most, then it answers as it is. The positions of the response tell. At most 20.
         """
 
     def __init__(
@@ -446,7 +446,7 @@ class StreamItinerariesRequest(_message.Message):
 
     @_builtins.property
     def min_positions(self) -> _containers.RepeatedCompositeFieldContainer[Global___SourcePosition]:
-        """Positions that the answer must have reached."""
+        """Positions that the answer must have reached, at most 20."""
 
     def __init__(
         self,
@@ -520,7 +520,7 @@ class SearchRoundTripsRequest(_message.Message):
 
     @_builtins.property
     def min_positions(self) -> _containers.RepeatedCompositeFieldContainer[Global___SourcePosition]:
-        """Positions that the answer must have reached."""
+        """Positions that the answer must have reached, at most 20."""
 
     def __init__(
         self,
@@ -630,7 +630,7 @@ class SearchFareCalendarRequest(_message.Message):
 
     @_builtins.property
     def min_positions(self) -> _containers.RepeatedCompositeFieldContainer[Global___SourcePosition]:
-        """Positions that the answer must have reached."""
+        """Positions that the answer must have reached, at most 20."""
 
     def __init__(
         self,
