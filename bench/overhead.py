@@ -24,7 +24,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import grpc
 import uvloop
@@ -241,15 +241,21 @@ class Child:
 class Pair:
     """The server and the client of a variant."""
 
-    def __init__(self, variant: str, consul: str) -> None:
+    def __init__(self, server: Child, client: Child) -> None:
+        self._server = server
+        self.client = client
+
+    @classmethod
+    def of(cls, variant: str, consul: str) -> Self:
+        """Start both."""
         loop = uvloop.new_event_loop if variant == "bare" else EventLoop
-        self._server = Child(run_server, variant, consul, loop=loop)
-        self._client = Child(run_client, variant, consul, self._server.said, loop=loop)
+        server = Child(run_server, variant, consul, loop=loop)
+        return cls(server, Child(run_client, variant, consul, server.said, loop=loop))
 
     def round(self, callers: int) -> Round:
         """One round of so many callers."""
         before: float = self._server.ask("cpu")
-        calls, seconds, cpu, latency = self._client.ask(callers)
+        calls, seconds, cpu, latency = self.client.ask(callers)
         return Round(
             rate=calls / seconds,
             latency=latency,
@@ -259,7 +265,7 @@ class Pair:
 
     def close(self) -> None:
         """Client first."""
-        self._client.close()
+        self.client.close()
         self._server.close()
 
 
@@ -302,7 +308,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=12.0, help="for each number of callers")
     seconds = parser.parse_args().seconds
     consul = Child(run_consul)
-    pairs = {variant: Pair(variant, consul.said) for variant in SERVERS}
+    pairs = {variant: Pair.of(variant, consul.said) for variant in SERVERS}
     for callers in CALLERS:
         report(callers, measure(pairs, callers, seconds))
     for pair in pairs.values():

@@ -25,7 +25,7 @@ import aiohttp
 import grpc
 from grpc import aio
 
-from bench.overhead import CALLERS, MICRO, REQUEST, Child, Round, add_echo, echo_stub, load
+from bench.overhead import CALLERS, MICRO, REQUEST, Child, Pair, Round, add_echo, echo_stub, load
 from bench.overhead import measure as rounds_of
 from consulmesh.config import MeshConfig
 from consulmesh.event_loop import EventLoop
@@ -131,33 +131,10 @@ def _fresh(variant: str, identity: Path, address: str) -> aio.Channel:
     return aio.secure_channel(address, credentials, options=[*options, named])
 
 
-class Pair:
+def started(variant: str, where: Where) -> Pair:
     """The server and the client of a variant."""
-
-    def __init__(self, variant: str, where: Where) -> None:
-        self._server = Child(run_server, variant, where, loop=EventLoop)
-        self._client = Child(run_client, variant, where, self._server.said, loop=EventLoop)
-
-    def round(self, callers: int) -> Round:
-        """One round of so many callers."""
-        before: float = self._server.ask("cpu")
-        calls, seconds, cpu, latency = self._client.ask(callers)
-        return Round(
-            rate=calls / seconds,
-            latency=latency,
-            client_cpu=cpu / calls,
-            server_cpu=(self._server.ask("cpu") - before) / calls,
-        )
-
-    def connections(self) -> list[float]:
-        """Seconds that each of some new connections took."""
-        seconds: list[float] = self._client.ask(CONNECT)
-        return seconds
-
-    def close(self) -> None:
-        """Client first."""
-        self._client.close()
-        self._server.close()
+    server = Child(run_server, variant, where, loop=EventLoop)
+    return Pair(server, Child(run_client, variant, where, server.said, loop=EventLoop))
 
 
 def report(callers: int, rounds: dict[str, list[Round]]) -> None:
@@ -183,11 +160,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=12.0, help="for each number of callers")
     seconds = parser.parse_args().seconds
     consul = Child(run_consul)
-    pairs: dict[str, Any] = {variant: Pair(variant, consul.said) for variant in VARIANTS}
+    pairs = {variant: started(variant, consul.said) for variant in VARIANTS}
     for callers in CALLERS:
         report(callers, rounds_of(pairs, callers, seconds))
     for variant, pair in pairs.items():
-        took = sorted(pair.connections())
+        took = sorted(pair.client.ask(CONNECT))
         median, most = (1000 * took[int(share * len(took))] for share in (0.5, 0.99))
         print(f"new connection {variant:7} p50 {median:.1f} ms  p99 {most:.1f} ms")
     for pair in pairs.values():

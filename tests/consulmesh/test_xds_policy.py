@@ -215,3 +215,5 @@ async def test_a_change_of_policy_reaches_the_picks(
         "config entry to picks",
         f"{CHANGES} changes, p50 {median:.0f} ms, p99 {most:.0f} ms (goal 200)",
     )
+
+    assert len(times) == CHANGES
