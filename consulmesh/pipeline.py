@@ -200,7 +200,9 @@ class Call:
         """The handler raised, and so does this, as gRPC wants it."""
         answer = self._answer(error)
         if answer is None:
-            raise error
+            if isinstance(error, aio.AbortError) or not _peer_is_gone(error):
+                raise error
+            raise asyncio.CancelledError from None  # core would call it the service's error
         status = answer.status
         self._ended(status.code.name, status.reason)
         trailers: Metadata = (*answer.trailers, *self._pipeline.trailer)
@@ -267,6 +269,6 @@ class Call:
         self._pipeline.access_log(record)
 
 
-def _peer_is_gone(error: Exception) -> bool:
+def _peer_is_gone(error: BaseException) -> bool:
     """Errors of gRPC itself say so, but for the one that says that it was used wrongly."""
     return isinstance(error, aio.BaseError) and not isinstance(error, aio.UsageError)

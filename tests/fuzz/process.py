@@ -22,8 +22,6 @@ PATIENCE: Final = 30.0  # seconds in which the process does what it does at once
 SPARE: Final = 10  # tasks
 MEBIBYTE: Final = 1 << 20
 _DEFECTS: Final = ('"event":"handler_failed"', '"event":"job_failed"', "Traceback (most recent")
-_GONE: Final = "ExecuteBatchError raised in core"
-"""What gRPC says of a client that left while it was answered: the client's doing, no defect."""
 _CHANNEL: Final = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
 
 
@@ -88,11 +86,7 @@ class Process:
             new = lines.read()
         self._read += len(new)
         found = new.decode(errors="replace").splitlines()
-        return [
-            line
-            for line in found
-            if any(defect in line for defect in _DEFECTS) and _GONE not in line
-        ]
+        return [line for line in found if any(defect in line for defect in _DEFECTS)]
 
     def close(self) -> int:
         """Let it leave; returns its exit status."""
