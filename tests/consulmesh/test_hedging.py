@@ -167,23 +167,34 @@ async def test_a_refusal_of_the_call_is_an_answer() -> None:
 
 async def test_a_failed_attempt_leaves_the_call_to_the_others() -> None:
     """UNAVAILABLE of one attempt ends nothing while another is under way."""
+    connected, both, failed = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
-    async def late(_context: Any, _count: int) -> None:
-        await asyncio.sleep(0.3)
+    async def fails(context: Any, _count: int) -> None:
+        if connected.is_set():
+            await both.wait()
+            failed.set()
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "as told")
 
-    async with AsyncExitStack() as stack:
-        mesh = await stack.enter_async_context(world())
-        well = await stack.enter_async_context(echoing(late))
-        failing = answers(grpc.StatusCode.UNAVAILABLE, after=0.15)
-        ill = await stack.enter_async_context(echoing(failing))
-        channel = await stack.enter_async_context(hedged(mesh, well, ill))
-        outcomes = await asyncio.gather(
-            *(call(channel, timeout=20, wait_for_ready=True) for _ in range(2)),
-            return_exceptions=True,
-        )
+    async def answers_after_it(_context: Any, _count: int) -> None:
+        if connected.is_set():
+            both.set()
+            await failed.wait()
+            await asyncio.sleep(0.2)  # until the caller has heard of the failure
 
-    assert outcomes == [str(well.port)] * 2
-    assert ill.calls
+    async with (
+        world() as mesh,
+        echoing(answers_after_it) as well,
+        echoing(fails) as ill,
+        hedged(mesh, well, ill) as channel,
+    ):
+        async with asyncio.timeout(10):
+            while not (well.calls and ill.calls):
+                await call(channel, wait_for_ready=True)
+        connected.set()
+        found = await call(channel, timeout=20)
+
+    assert found == str(well.port)
+    assert failed.is_set()
 
 
 async def test_who_gives_up_cancels_every_attempt() -> None:

@@ -190,13 +190,14 @@ async def test_a_change_of_policy_reaches_the_picks(
             await stack.enter_async_context(
                 served(consul, tmp_path, "split", number, version=version)
             )
-        mesh = await stack.enter_async_context(caller(consul, tmp_path))
-        channel = mesh.channel("split")
         await entries.write("service-defaults", "split", Protocol="grpc")
         subsets = {
             name: {"Filter": f'Service.Meta.version == "{name[1:]}.0.0"'} for name in ("v1", "v2")
         }
         await entries.write("service-resolver", "split", DefaultSubset="v1", Subsets=subsets)
+        # only now: a call that waits for instances stays with the subset where it began to wait
+        mesh = await stack.enter_async_context(caller(consul, tmp_path))
+        channel = mesh.channel("split")
         await answers_of(channel, "split-1")
         times = []
         for turn in range(CHANGES):
