@@ -1,5 +1,6 @@
 """The gateway's process: joins the mesh, opens the door, and closes it without a failed request."""
 
+import asyncio
 import os
 from datetime import timedelta
 
@@ -26,7 +27,10 @@ _LAST_EVENTS = timedelta(seconds=2)  # for streams that have an end to come to i
 
 
 async def main() -> None:
-    """Serve until told to stop: not ready, deregistered, streams ended, requests finished."""
+    """Serve until told to stop.
+
+    Then: not ready, deregistered, still serving for a while, streams ended, requests finished.
+    """
     environ = {"MESH_PORT": str(DEFAULT_PORT), **os.environ}
     config = MeshConfig.from_env(environ, version=__version__)
     settings = Settings.from_env(environ)
@@ -57,6 +61,7 @@ async def main() -> None:
                 _log.info("serving", instance=mesh.instance_id, address=mesh.address)
                 await mesh.draining.wait()
                 app.state.draining = True
+            await asyncio.sleep(settings.shutdown_delay.total_seconds())
             await app.state.streams.end(_LAST_EVENTS)
         await app.state.quotas.aclose()
 

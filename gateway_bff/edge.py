@@ -37,6 +37,7 @@ _VERSIONS = frozenset({"1.1", "1.0"})
 # Asked every few seconds by machines: worth a line only when it fails.
 _QUIET = frozenset({"/livez", "/readyz", "/metrics"})
 _ERRORS = 400
+_LAST = (b"connection", b"close")
 BODILESS = "flightmesh.bodiless"
 """In the scope where nobody will see the body, so that a stream need not begin."""
 
@@ -115,6 +116,8 @@ class _Exchange:
                 *self.scope.get(security.HEADERS, security.OF_DATA),
                 *self._transport,
             ]
+            if self.scope["app"].state.draining:
+                message["headers"].append(_LAST)
         await self._send(message)
 
     async def fail(self, crashed: ASGIApp, receive: Receive) -> None:

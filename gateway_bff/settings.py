@@ -11,7 +11,7 @@ import orjson
 
 from consulmesh import ConfigError
 from consulmesh.admission import QueueTerms
-from consulmesh.config import Environment, queue_terms
+from consulmesh.config import Environment, duration, queue_terms
 from gateway_bff.quotas import DEFAULT_LIMITS, MEMORY, REQUESTS, Limit
 
 BUDGETS: Mapping[str, float] = MappingProxyType(
@@ -65,6 +65,7 @@ class Settings:
     trusted_proxies: str = ""  # whose X-Forwarded-For is believed: addresses or networks
     cors_origins: Sequence[str] = ()  # whose scripts may ask, `*` for all
     hsts: str = ""  # Strict-Transport-Security of every answer, not only of those over TLS
+    shutdown_delay: timedelta = timedelta()  # for what balances in front of it to look elsewhere
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
@@ -81,6 +82,7 @@ class Settings:
             trusted_proxies=environ.get("MESH_TRUSTED_PROXIES", "").strip(),
             cors_origins=_origins(environ.get("MESH_CORS_ORIGINS", "")),
             hsts=_hsts(environ.get("MESH_HSTS", "").strip()),
+            shutdown_delay=Environment(environ).read("MESH_SHUTDOWN_DELAY", duration, timedelta()),
         )
 
 

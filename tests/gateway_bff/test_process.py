@@ -118,6 +118,39 @@ async def test_a_gateway_joins_serves_and_leaves(
     assert consul.state.health("gateway-bff") == []
 
 
+async def test_a_gateway_that_leaves_serves_for_a_while(
+    consul: FakeConsul, fakes: Fakes, tmp_path: Path
+) -> None:
+    """Told to stop, it says so where a balancer asks, and answers whoever comes meanwhile."""
+    fakes.search.answers["SearchAirports"] = SearchAirportsResponse(airports=[examples.airport()])
+
+    async with started(consul, tmp_path, MESH_SHUTDOWN_DELAY="60s") as process:
+        address = (await said(process, "serving"))["address"]
+        async with aiohttp.ClientSession(f"http://{address}") as client:
+            async with client.get("/v1/airports?q=jfk") as before:
+                await before.read()
+            process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(20):
+                while (problem := await _readiness(client))["status"] != 503:
+                    pass
+            await consul.agent.until(lambda: not _passing(consul, "gateway-bff"), 20)
+            async with client.get("/v1/airports?q=jfk") as after:
+                body = await after.json()
+        still = process.returncode
+
+    assert "Connection" not in before.headers
+    assert problem["code"] == "SHUTTING_DOWN"
+    assert after.headers["Connection"] == "close"
+    assert body["airports"][0]["code"] == "JFK"
+    assert still is None
+
+
+async def _readiness(client: aiohttp.ClientSession) -> dict[str, Any]:
+    async with client.get("/readyz") as answer:
+        body: dict[str, Any] = await answer.json()
+    return {"status": answer.status, **body}
+
+
 async def test_a_gateway_without_search_serves_and_is_not_ready(
     consul: FakeConsul, tmp_path: Path
 ) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import random
 import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -78,9 +78,19 @@ class WholeSystem:
         """Count from here on."""
         self.travellers.api.tally = Tally()
 
-    def load(self) -> AbstractAsyncContextManager[None]:
-        """The load of a row, while a block runs."""
-        return self.travellers.arriving(SHARE * self.capacity)
+    @asynccontextmanager
+    async def load(
+        self, share: float = SHARE, api: RecordedApi | None = None
+    ) -> AsyncIterator[None]:
+        """A share of the capacity is the load while the block runs, by another way if one is given.
+
+        Those who came are done when it ends.
+        """
+        usual = self.travellers.api
+        self.travellers.api = api or usual
+        async with self.travellers.arriving(share * self.capacity):
+            yield
+        self.travellers.api = usual
 
     async def kill(self, service: str, instance: str) -> float:
         """`kill -9` an instance and wait until its successor passes; returns the seconds."""
