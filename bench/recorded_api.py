@@ -9,7 +9,7 @@ import itertools
 import math
 import uuid
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -109,7 +109,10 @@ class _Call:
 
 
 class RecordedApi:
-    """Calls of many users. State: the tally, and what is left of the budget of repetitions."""
+    """Calls of many users, each of whom waits as long as `patience` says, in seconds.
+
+    State: the tally, and what is left of the budget of repetitions.
+    """
 
     def __init__(
         self,
@@ -117,9 +120,11 @@ class RecordedApi:
         gateway: str,
         history: Recorder,
         pauses: Sequence[float] = PAUSES,
+        patience: Callable[[], float] = lambda: DEADLINE,
     ) -> None:
         self.tally = Tally()
         self._pauses = pauses
+        self._patience = patience
         self._http = http
         self._url = f"{gateway}/v1"
         self._history = history
@@ -189,7 +194,7 @@ class RecordedApi:
     async def _insist(self, call: _Call) -> Answer:
         """Ask until there is an answer, as often and as long as a client may."""
         loop = asyncio.get_running_loop()
-        limit = loop.time() + DEADLINE
+        limit = loop.time() + self._patience()
         pauses = itertools.chain(self._pauses, [math.inf])
         self._budget = min(_BURST, self._budget + _BUDGET)
         while (answer := await self._attempt(call, limit)).unknown:
