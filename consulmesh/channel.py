@@ -30,9 +30,11 @@ _Response = TypeVar("_Response")
 
 CHANNEL_OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
     ("grpc.max_receive_message_length", 4 * 1024 * 1024),
-    # a peer that went away without a word is noticed within 13 s, also on an idle watch
+    # a peer that went away without a word is noticed within 13 s, also on an idle watch; a frozen
+    # one, whose TCP still answers, within 20
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 3_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),
 )
 

@@ -124,6 +124,11 @@ def pings(path: str, times: int) -> Octets:
     yield from repeat(frame(PING, 0, 0, b"12345678"), times)
 
 
+def mute(path: str, times: int) -> Octets:
+    """A first word, and no answer to anything after it."""
+    yield _HELLO
+
+
 def settings(path: str, times: int) -> Octets:
     """Settings over and over (CVE-2019-9515)."""
     yield _HELLO

@@ -100,6 +100,16 @@ async def test_a_peer_that_never_says_the_first_word_is_left() -> None:
     assert outcome.closed
 
 
+async def test_a_peer_that_answers_no_ping_is_left() -> None:
+    """One whose TCP alone is alive is cut; without a bound of ours core waits for a minute."""
+    patience = [("grpc.keepalive_time_ms", 300), ("grpc.http2.ping_timeout_ms", 300)]
+    async with running(add_echo(), options=patience) as (_, port):
+        octets = http2.mute(f"/{SERVICE}/Unary", 1)
+        outcome = await asyncio.to_thread(sent, port, octets, PATIENCE, PATIENCE)
+
+    assert outcome.closed
+
+
 @pytest.mark.skipif(not LONG, reason="takes a minute each: core's own patience")
 @pytest.mark.parametrize(
     "abuse", [http2.headers_without_end, http2.slow_headers], ids=lambda abuse: abuse.__name__
