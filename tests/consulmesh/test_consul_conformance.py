@@ -444,12 +444,12 @@ async def test_a_restart_of_consul_wipes_no_healthy_set(
     """Whether its state survives or not, callers never see fewer instances, and all come back."""
     consul = fragile_consul
     async with (
-        health_server() as server,
+        health_server() as one,
+        health_server() as other,
         ConsulApi(consul.url) as api,
         Catalog(api, "caller") as catalog,
-        Announcement(api, registration("steady", server.port, number=1)) as first,
-        Announcement(api, registration("steady", server.port + 1, number=2)) as second,
-        health_server(port=server.port + 1),
+        Announcement(api, registration("steady", min(one.port, other.port), number=1)) as first,
+        Announcement(api, registration("steady", max(one.port, other.port), number=2)) as second,
     ):
         views = Views(catalog, "steady")
         await views.until(lambda _: views.ids() == ["steady-1", "steady-2"])
