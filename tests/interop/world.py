@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final, Self
@@ -110,6 +110,7 @@ class Answer:
 
     code: int
     instance: str
+    details: str = field(default="", compare=False)
 
 
 class Client:
