@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -137,9 +138,8 @@ async def join(authority: Authority, tmp_path: Path, command: list[str]) -> Asyn
         yield lambda: stack.enter_async_context(calling(command, companion))
 
 
-@pytest.mark.usefixtures("echoes")
 async def test_intentions_and_splits_hold_for_other_languages(
-    authority: Authority, join: Join
+    authority: Authority, join: Join, echoes: tuple[Process, Process]
 ) -> None:
     """A client is served as web, which its certificate says, and by method; a split is kept."""
     ping = {"Action": "allow", "HTTP": {"PathExact": f"/{SERVICE}/Ping"}}
@@ -157,6 +157,7 @@ async def test_intentions_and_splits_hold_for_other_languages(
     assert answers.keys() == {OLD, NEW}
     assert 15 <= answers[NEW] <= 75
     assert {answer.code for answer in slow} == {DENIED}
+    assert {line["caller"] for echo in echoes for line in calls_of(echo)} == {"web"}
 
 
 async def test_calls_of_other_languages_fail_over(
@@ -284,6 +285,11 @@ def aio_channel(bootstrap: Path) -> grpc.aio.Channel:
     credentials = grpc.xds_channel_credentials(grpc.ssl_channel_credentials())
     options = channel_options(bootstrap.read_text(encoding="utf-8"))
     return grpc.aio.secure_channel("xds:///echo", credentials, options=options)
+
+
+def calls_of(process: Process) -> list[dict[str, Any]]:
+    """The lines of a process about calls that it answered."""
+    return [line for line in process.lines if line["event"] == "call"]
 
 
 def signed_again(process: Process) -> bool:
