@@ -3,13 +3,16 @@
 `certificate` has Consul sign a new key as the service `operator` and leaves both, with what the
 servers are verified by, in `<run>/operator/`. `grpcurl` runs the pinned grpcurl with them and, for
 `xds:///booking`, with what xDS says to an operator; without the secure profile it gets the
-bootstrap of the shared ADS alone.
+bootstrap of the shared ADS alone. grpcurl verifies by DNS names, which Consul signs as they are
+asked for; so it is made to believe only the certificates that the service's instances show just
+before, each verified by its SPIFFE id.
 """
 
 import argparse
 import asyncio
 import os
 import re
+import ssl
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -21,9 +24,10 @@ import grpc
 
 from consulmesh import Mesh, MeshConfig, logs
 from consulmesh.consul_api import ConsulApi, ConsulError, Query
-from consulmesh.identity import dns_name
+from consulmesh.identity import Certificate, dns_name, write_private
 from consulmesh.mesh import ADMIN_PORT
 from consulmesh.operators import FOLDER, OPERATOR, PATIENCE, client_certificate
+from consulmesh.spiffe import SpiffeId
 from consulmesh.xds.bootstrap import FILE_VARIABLE
 from tools.binaries import ROOT, get
 from tools.programs import ADS, GATEWAY, SERVICES, Settings
@@ -32,6 +36,10 @@ from tools.secure import operators_environment
 XDS: Final = "xds:///"
 _DIRECT: Final = re.compile(r"[^\s{}]+:\d+")
 _NAMED: Final = {"-authority", "-servername"}
+
+
+class ImpostorError(Exception):
+    """A server is not the service that it should be."""
 
 
 def config(settings: Settings) -> MeshConfig:
@@ -56,32 +64,83 @@ def xds(settings: Settings) -> dict[str, str]:
     return {FILE_VARIABLE: str(settings.run / "xds-bootstrap.json")}
 
 
-async def certify(settings: Settings) -> Path:
-    """Leave a new certificate; returns its folder."""
+async def certify(settings: Settings) -> Certificate:
+    """Leave a new certificate in the operator's folder."""
     folder = settings.run / FOLDER
     own = config(settings)
     async with ConsulApi(own.consul_url, own.consul_token, own.consul_roots) as consul:
         made = await client_certificate(own, consul)
     made.write(folder)
     print(f"{made.certificate.subject} until {made.certificate.ends:%F %T %Z}", file=sys.stderr)
-    return folder
+    return made.certificate
 
 
-async def service_at(settings: Settings, address: str) -> str:
-    """The service whose instance is at an address; exits where there is none."""
+async def instances(settings: Settings, where: str) -> tuple[str, list[str]]:
+    """The service that is meant, and where it is; exits where Consul lists nobody there."""
     own = config(settings)
     async with ConsulApi(own.consul_url, own.consul_token, own.consul_roots) as consul:
+        if where.startswith(XDS):
+            name = where.removeprefix(XDS)
+            listed = (await consul.ask(Query.health(name))).data
+            if not listed:
+                sys.exit(f"Consul lists no instance of {name}")
+            return name, [_addresses(entry)[0] for entry in listed]
         for name in (*SERVICES, GATEWAY, ADS):
             listed = (await consul.ask(Query.health(name))).data
-            if any(address in _addresses(entry) for entry in listed):
-                return name
-    sys.exit(f"Consul lists no instance at {address}: make ps lists them; or name its -authority")
+            if any(where in _addresses(entry) for entry in listed):
+                return name, [where]
+    sys.exit(f"Consul lists no instance at {where}: make ps lists them; or name its -authority")
 
 
-def _addresses(entry: Mapping[str, Any]) -> set[str]:
+def _addresses(entry: Mapping[str, Any]) -> list[str]:
     service = entry["Service"]
     host = service["Address"] or entry["Node"]["Address"]
-    return {f"{host}:{port}" for port in (service["Port"], service["Meta"].get(ADMIN_PORT))}
+    return [f"{host}:{port}" for port in (service["Port"], service["Meta"].get(ADMIN_PORT))]
+
+
+async def shown_at(address: str, expected: SpiffeId, folder: Path) -> bytes:
+    """The certificate (PEM) of the server at an address, by whose word it is the one expected.
+
+    `folder` has a certificate of ours, its key and the mesh's roots. Raises ImpostorError, or
+    OSError where nobody answers by TLS.
+    """
+    context = ssl.create_default_context(cafile=folder / "roots.pem")
+    context.check_hostname = False  # the id is looked at below
+    context.load_cert_chain(folder / "certificate.pem", folder / "key.pem")
+    context.set_alpn_protocols(["h2"])
+    host, _, port = address.rpartition(":")
+    async with asyncio.timeout(PATIENCE.total_seconds()):
+        _, writer = await asyncio.open_connection(host.strip("[]"), int(port), ssl=context)
+    try:
+        shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    finally:
+        writer.transport.abort()
+    pem = ssl.DER_cert_to_PEM_cert(shown).encode()
+    try:
+        found = Certificate.read(pem).subject
+    except ValueError as error:
+        raise ImpostorError(str(error)) from None
+    if found != expected:
+        raise ImpostorError(f"{found} is not {expected}")
+    return pem
+
+
+async def verified(addresses: Sequence[str], expected: SpiffeId, folder: Path) -> bytes:
+    """The certificates of those at some addresses that are the service; says who is not.
+
+    Exits where none is.
+    """
+    shown = await asyncio.gather(
+        *(shown_at(each, expected, folder) for each in addresses), return_exceptions=True
+    )
+    for address, each in zip(addresses, shown, strict=True):
+        if isinstance(each, OSError | ImpostorError):
+            print(f"left out: {address}: {each}", file=sys.stderr)
+        elif isinstance(each, BaseException):
+            raise each
+    if not (found := [each for each in shown if isinstance(each, bytes)]):
+        sys.exit(f"nobody at {', '.join(addresses)} is {expected.service}")
+    return b"".join(found)
 
 
 def target(words: Sequence[str]) -> str:
@@ -93,14 +152,17 @@ async def grpcurl(settings: Settings, words: Sequence[str]) -> int:
     """Run grpcurl as the operator; returns its exit status."""
     if not settings.secure:
         return await _run([*words], xds(settings))
-    folder = await certify(settings)
+    own = (await certify(settings)).subject
+    folder = settings.run / FOLDER
     where = target(words)
-    flags = ["-cacert", str(folder / "roots.pem")]
-    flags += ["-cert", str(folder / "certificate.pem"), "-key", str(folder / "key.pem")]
+    believed = folder / "roots.pem"
+    flags = ["-cert", str(folder / "certificate.pem"), "-key", str(folder / "key.pem")]
     if where and not _NAMED & {*words}:
-        named = where.startswith(XDS)
-        service = where.removeprefix(XDS) if named else await service_at(settings, where)
+        service, addresses = await instances(settings, where)
+        believed = folder / "servers.pem"
+        write_private(believed, await verified(addresses, replace(own, service=service), folder))
         flags += ["-authority", dns_name(service)]
+    flags += ["-cacert", str(believed)]
     rest = [each for each in words if each != "-plaintext"]
     if not where.startswith(XDS):
         return await _run([*flags, *rest], {})

@@ -115,9 +115,11 @@ async def identified(mesh: Mesh) -> None:
 
 
 @asynccontextmanager
-async def served(authority: Authority, folder: Path, number: int = 1) -> AsyncIterator[Mesh]:
-    """Serve as an instance of echo."""
-    async with joined(authority, folder, "echo", number) as mesh:
+async def served(
+    authority: Authority, folder: Path, number: int = 1, *, service: str = "echo"
+) -> AsyncIterator[Mesh]:
+    """Serve what echo serves, as an instance of a service."""
+    async with joined(authority, folder, service, number) as mesh:
         server = mesh.server(status_codes={})
         server.add_registered_method_handlers(SERVICE, handlers(mesh))
         serving = asyncio.create_task(mesh.serve(server))

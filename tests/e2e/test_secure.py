@@ -327,6 +327,7 @@ async def test_an_operators_tools_work_as_they_are(attached: Subject, secure: Se
         "roots.pem",
         "key.pem",
         "certificate.pem",
+        "servers.pem",
     }
 
 
