@@ -35,8 +35,9 @@ RESOLVER = entry(
 )
 
 DISGUISES = {
-    "spelt": "{}",
-    "with a comma": "x, URI:{}, y.service.consul",
+    "spelt": "{id}",
+    "with a wildcard": "*{end}",
+    "with a comma": "x, URI:{id}, y.service.consul",
 }
 
 REFUSED = re.compile(
@@ -193,7 +194,8 @@ async def test_another_service_is_refused_by_other_languages(
     await authority.allow({"Name": "*", "Action": "allow"})
     if disguise:
         domain = (await authority.get("/v1/connect/ca/roots"))["TrustDomain"]
-        spelt = DISGUISES[disguise].format(f"spiffe://{domain}/ns/default/dc/dc1/svc/echo")
+        echo_id = f"spiffe://{domain}/ns/default/dc/dc1/svc/echo"
+        spelt = DISGUISES[disguise].format(id=echo_id, end=echo_id[echo_id.index(".consul") :])
         monkeypatch.setattr("consulmesh.identity.dns_name", lambda _service: spelt)
     async with impostor(authority, tmp_path, "echo"):
         client = await join()
