@@ -42,12 +42,12 @@ _log = structlog.get_logger()
 async def keep(service: str, config: MeshConfig) -> None:
     """Be the companion of programs that call as a service, until told to stop."""
     async with Mesh.join(service, config) as mesh:
+        socket = mesh.folder / "xds.sock"
 
         async def publish() -> None:
             await mesh.certified()
             _publish(mesh, mesh.bootstrap(f"unix:{socket}"))
 
-        socket = mesh.folder / "xds.sock"
         with drained_by_signals(mesh.draining):
             async with _serving(mesh, socket):
                 mesh.start(publish(), name="publishing")

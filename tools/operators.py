@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import os
 import re
-import ssl
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -24,10 +23,16 @@ import grpc
 
 from consulmesh import Mesh, MeshConfig, logs
 from consulmesh.consul_api import ConsulApi, ConsulError, Query
-from consulmesh.identity import Certificate, dns_name, write_private
+from consulmesh.identity import dns_name, write_private
 from consulmesh.mesh import ADMIN_PORT
-from consulmesh.operators import FOLDER, OPERATOR, PATIENCE, client_certificate
-from consulmesh.spiffe import SpiffeId
+from consulmesh.operators import (
+    FOLDER,
+    OPERATOR,
+    PATIENCE,
+    ClientCertificate,
+    ImpostorError,
+    client_certificate,
+)
 from consulmesh.xds.bootstrap import FILE_VARIABLE
 from tools.binaries import ROOT, get
 from tools.programs import ADS, GATEWAY, SERVICES, Settings
@@ -36,10 +41,6 @@ from tools.secure import operators_environment
 XDS: Final = "xds:///"
 _DIRECT: Final = re.compile(r"[^\s{}]+:\d+")
 _NAMED: Final = {"-authority", "-servername"}
-
-
-class ImpostorError(Exception):
-    """A server is not the service that it should be."""
 
 
 def config(settings: Settings) -> MeshConfig:
@@ -64,7 +65,7 @@ def xds(settings: Settings) -> dict[str, str]:
     return {FILE_VARIABLE: str(settings.run / "xds-bootstrap.json")}
 
 
-async def certify(settings: Settings) -> Certificate:
+async def certify(settings: Settings) -> ClientCertificate:
     """Leave a new certificate in the operator's folder."""
     folder = settings.run / FOLDER
     own = config(settings)
@@ -72,7 +73,7 @@ async def certify(settings: Settings) -> Certificate:
         made = await client_certificate(own, consul)
     made.write(folder)
     print(f"{made.certificate.subject} until {made.certificate.ends:%F %T %Z}", file=sys.stderr)
-    return made.certificate
+    return made
 
 
 async def instances(settings: Settings, where: str) -> tuple[str, list[str]]:
@@ -98,48 +99,21 @@ def _addresses(entry: Mapping[str, Any]) -> list[str]:
     return [f"{host}:{port}" for port in (service["Port"], service["Meta"].get(ADMIN_PORT))]
 
 
-async def shown_at(address: str, expected: SpiffeId, folder: Path) -> bytes:
-    """The certificate (PEM) of the server at an address, by whose word it is the one expected.
-
-    `folder` has a certificate of ours, its key and the mesh's roots. Raises ImpostorError, or
-    OSError where nobody answers by TLS.
-    """
-    context = ssl.create_default_context(cafile=folder / "roots.pem")
-    context.check_hostname = False  # the id is looked at below
-    context.load_cert_chain(folder / "certificate.pem", folder / "key.pem")
-    context.set_alpn_protocols(["h2"])
-    host, _, port = address.rpartition(":")
-    async with asyncio.timeout(PATIENCE.total_seconds()):
-        _, writer = await asyncio.open_connection(host.strip("[]"), int(port), ssl=context)
-    try:
-        shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-    finally:
-        writer.transport.abort()
-    pem = ssl.DER_cert_to_PEM_cert(shown).encode()
-    try:
-        found = Certificate.read(pem).subject
-    except ValueError as error:
-        raise ImpostorError(str(error)) from None
-    if found != expected:
-        raise ImpostorError(f"{found} is not {expected}")
-    return pem
-
-
-async def verified(addresses: Sequence[str], expected: SpiffeId, folder: Path) -> bytes:
-    """The certificates of those at some addresses that are the service; says who is not.
+async def verified(own: ClientCertificate, service: str, addresses: Sequence[str]) -> bytes:
+    """The certificates of those at some addresses that are a service; says who is not.
 
     Exits where none is.
     """
     shown = await asyncio.gather(
-        *(shown_at(each, expected, folder) for each in addresses), return_exceptions=True
+        *(own.shown_at(each, service) for each in addresses), return_exceptions=True
     )
     for address, each in zip(addresses, shown, strict=True):
         if isinstance(each, OSError | ImpostorError):
-            print(f"left out: {address}: {each}", file=sys.stderr)
+            print(f"left out: {address}: {str(each) or 'no answer'}", file=sys.stderr)
         elif isinstance(each, BaseException):
             raise each
     if not (found := [each for each in shown if isinstance(each, bytes)]):
-        sys.exit(f"nobody at {', '.join(addresses)} is {expected.service}")
+        sys.exit(f"nobody at {', '.join(addresses)} is {service}")
     return b"".join(found)
 
 
@@ -152,7 +126,7 @@ async def grpcurl(settings: Settings, words: Sequence[str]) -> int:
     """Run grpcurl as the operator; returns its exit status."""
     if not settings.secure:
         return await _run([*words], xds(settings))
-    own = (await certify(settings)).subject
+    own = await certify(settings)
     folder = settings.run / FOLDER
     where = target(words)
     believed = folder / "roots.pem"
@@ -160,7 +134,7 @@ async def grpcurl(settings: Settings, words: Sequence[str]) -> int:
     if where and not _NAMED & {*words}:
         service, addresses = await instances(settings, where)
         believed = folder / "servers.pem"
-        write_private(believed, await verified(addresses, replace(own, service=service), folder))
+        write_private(believed, await verified(own, service, addresses))
         flags += ["-authority", dns_name(service)]
     flags += ["-cacert", str(believed)]
     rest = [each for each in words if each != "-plaintext"]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -118,22 +119,23 @@ async def test_who_may_call_what_is_what_the_table_says(
     papers = {
         name: await client_certificate(holder(secure, name), consul, name) for name in IDENTITIES
     }
-    channels = {
-        (caller, called): papers[caller].channel(called, at[called])
-        for caller in IDENTITIES
-        for called in at
-    }
     few = asyncio.Semaphore(AT_ONCE)
-
-    async def tried(rule: callers.Rule) -> callers.Rule:
-        async with few:
-            allowed = await let_in(channels[rule.caller, rule.called], rule.method)
-        return replace(rule, allowed=allowed)
-
     said = list(callers.rules())
-    seen = await asyncio.gather(*map(tried, said))
-    for channel in channels.values():
-        await channel.close()
+    async with AsyncExitStack() as stack:
+        channels = {
+            (caller, called): await stack.enter_async_context(
+                papers[caller].channel(called, at[called])
+            )
+            for caller in IDENTITIES
+            for called in at
+        }
+
+        async def tried(rule: callers.Rule) -> callers.Rule:
+            async with few:
+                allowed = await let_in(channels[rule.caller, rule.called], rule.method)
+            return replace(rule, allowed=allowed)
+
+        seen = await asyncio.gather(*map(tried, said))
     print(f"{len(seen)} calls, {sum(rule.allowed for rule in seen)} let in")
 
     assert {rule.called for rule in said} == {*at}

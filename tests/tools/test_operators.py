@@ -7,19 +7,19 @@ import pytest
 
 from consulmesh import MeshConfig
 from consulmesh.consul_api import ConsulApi
-from consulmesh.operators import client_certificate
-from consulmesh.spiffe import SpiffeId
+from consulmesh.operators import ClientCertificate, ImpostorError, client_certificate
 from tests.consulmesh.secured import Authority, authority, served
+from tests.consulmesh.xds_world import call
 from tools.binaries import BIN
-from tools.operators import ImpostorError, shown_at, verified
+from tools.operators import verified
 
 __all__ = ["authority"]
 
 GRPCURL = BIN / "grpcurl"
 
 
-async def papers(authority: Authority, folder: Path) -> SpiffeId:
-    """Have a certificate of web in a folder; return the id of echo."""
+async def papers(authority: Authority) -> ClientCertificate:
+    """Have a certificate of web."""
     config = MeshConfig(
         version="1.0.0",
         consul_url=authority.consul.url,
@@ -27,10 +27,7 @@ async def papers(authority: Authority, folder: Path) -> SpiffeId:
         consul_token=authority.tokens["web"],
     )
     async with ConsulApi(config.consul_url, config.consul_token) as consul:
-        made = await client_certificate(config, consul, "web")
-    made.write(folder)
-    own = made.certificate.subject
-    return SpiffeId(domain=own.domain, datacenter=own.datacenter, service="echo")
+        return await client_certificate(config, consul, "web")
 
 
 async def grpcurl(folder: Path, believed: Path, address: str) -> str:
@@ -61,12 +58,11 @@ async def test_a_dns_name_makes_nobody_the_service(
         served(authority, tmp_path, service="app") as impostor,
     ):
         folder, pinned = tmp_path / "own", tmp_path / "servers.pem"
-        expected = await papers(authority, folder)
-        with pytest.raises(ImpostorError, match="svc/app is not "):
-            await shown_at(impostor.address, expected, folder)
-        pinned.write_bytes(await verified([impostor.address, echo.address], expected, folder))
+        own = await papers(authority)
+        own.write(folder)
+        pinned.write_bytes(await verified(own, "echo", [impostor.address, echo.address]))
         with pytest.raises(SystemExit, match="is echo"):
-            await verified([impostor.address, "127.0.0.1:1"], expected, folder)
+            await verified(own, "echo", [impostor.address, "127.0.0.1:1"])
         deceived = await grpcurl(folder, folder / "roots.pem", impostor.address)
         refused = await grpcurl(folder, pinned, impostor.address)
         answered = await grpcurl(folder, pinned, echo.address)
@@ -74,3 +70,22 @@ async def test_a_dns_name_makes_nobody_the_service(
     assert "SERVING" in deceived
     assert "certificate signed by unknown authority" in refused
     assert "SERVING" in answered
+
+
+async def test_a_channel_leads_to_the_service_that_was_meant(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `consulmesh.debug` asks is the service by its SPIFFE id, whatever its DNS name."""
+    await authority.allow({"Name": "*", "Action": "allow"})
+    monkeypatch.setattr("consulmesh.identity.dns_name", lambda _service: "echo.service.consul")
+    own = await papers(authority)
+    async with (
+        served(authority, tmp_path) as echo,
+        served(authority, tmp_path, service="app") as impostor,
+    ):
+        async with own.channel("echo", echo.address) as channel:
+            answer = await call(channel)
+        with pytest.raises(ImpostorError, match="svc/app is not "):
+            await own.channel("echo", impostor.address).__aenter__()
+
+    assert answer == "echo-1"
