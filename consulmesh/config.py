@@ -45,8 +45,9 @@ class MeshConfig:
     With `secure` all calls are mTLS, certificates come from Consul's gRPC API at `consul_grpc`, and
     intentions decide who may call; `consul_roots` (PEM) are those of Consul's own certificate.
     `metrics_port` 0 takes any free port, None serves no metrics; `admin_port` likewise, of a
-    process that serves something other than gRPC. `queue` says when a server sheds calls; with None
-    it never does. With a `locality` instances near it are called first.
+    process that serves something other than gRPC. With `address_signed` the certificate names the
+    advertised address too, for clients that verify by it. `queue` says when a server sheds calls;
+    with None it never does. With a `locality` instances near it are called first.
     """
 
     version: str
@@ -69,6 +70,7 @@ class MeshConfig:
     queue: QueueTerms | None = field(default_factory=QueueTerms)
     log_level: str = "info"
     isolated: bool = False
+    address_signed: bool = False
 
     @property
     def advertised(self) -> str:

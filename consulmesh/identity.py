@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import os
 import random
 import tempfile
@@ -79,7 +80,7 @@ class Identity:
     """Who a process is, kept valid by `keep`, a job of the process.
 
     `datacenter` finds out where the service is; `folder` is the process's own, and nobody else may
-    read it. `on_domains` is called when the trust
+    read it; `address` is for the certificate to name as well. `on_domains` is called when the trust
     domain becomes known, or is another one: Consul makes a new one when it has lost its state. What
     the one before signed is trusted beside it, as long as we run.
 
@@ -94,6 +95,7 @@ class Identity:
         folder: Path,
         authority: Authority,
         *,
+        address: str | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         chance: Callable[[], float] = random.random,
     ) -> None:
@@ -102,6 +104,7 @@ class Identity:
         self._datacenter = ""
         self._folder = folder
         self._authority = authority
+        self._address = address
         self.on_domains: Callable[[], None] = lambda: None
         self._clock = clock
         self._chance = chance
@@ -120,19 +123,18 @@ class Identity:
         subject = self.certificate.subject if self.certificate else None
         return f"<Identity of {self._service}: {subject}>"
 
+    def files(self) -> dict[str, object]:
+        """Return where a client finds the certificate, in words of an xDS bootstrap (gRFC A65)."""
+        return {
+            "certificate_file": str(self._folder / "certificate.pem"),
+            "private_key_file": str(self._folder / "key.pem"),
+            "ca_certificate_file": str(self._folder / "roots.pem"),
+            "refresh_interval": _REFRESH,
+        }
+
     def provider(self) -> dict[str, object]:
         """Return the certificate providers of an xDS bootstrap (gRFC A29)."""
-        return {
-            PROVIDER: {
-                "plugin_name": "file_watcher",
-                "config": {
-                    "certificate_file": str(self._folder / "certificate.pem"),
-                    "private_key_file": str(self._folder / "key.pem"),
-                    "ca_certificate_file": str(self._folder / "roots.pem"),
-                    "refresh_interval": _REFRESH,
-                },
-            }
-        }
+        return {PROVIDER: {"plugin_name": "file_watcher", "config": self.files()}}
 
     def server_credentials(self) -> grpc.ServerCredentials:
         """Return credentials of a server that lets in only who shows a certificate of the mesh.
@@ -240,24 +242,29 @@ class Identity:
 
     def _request(self, domain: str) -> str:
         subject = SpiffeId(domain=domain, datacenter=self._datacenter, service=self._service)
-        return signing_request(self._key, subject)
+        return signing_request(self._key, subject, self._address)
 
     def _private(self) -> bytes:
         return private_bytes(self._key)
 
 
-def signing_request(key: ec.EllipticCurvePrivateKey, subject: SpiffeId) -> str:
-    """Return a signing request (PEM) for a service, as SPIFFE has it and as DNS clients know it."""
-    names = x509.SubjectAlternativeName(
-        [
-            x509.UniformResourceIdentifier(str(subject)),
-            x509.DNSName(dns_name(subject.service)),
-        ]
-    )
+def signing_request(
+    key: ec.EllipticCurvePrivateKey, subject: SpiffeId, address: str | None = None
+) -> str:
+    """Return a signing request (PEM) for a service, as SPIFFE has it and as DNS clients know it.
+
+    With an address (an IP literal) that is named as well.
+    """
+    names: list[x509.GeneralName] = [
+        x509.UniformResourceIdentifier(str(subject)),
+        x509.DNSName(dns_name(subject.service)),
+    ]
+    if address is not None:
+        names.append(x509.IPAddress(ipaddress.ip_address(address)))
     request = (
         x509.CertificateSigningRequestBuilder()
         .subject_name(x509.Name([]))
-        .add_extension(names, critical=False)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .sign(key, hashes.SHA256())
     )
     return request.public_bytes(serialization.Encoding.PEM).decode()

@@ -139,31 +139,30 @@ class IntentionAuthorization:
         self._intentions = Intentions((change.data or {}).get(self._service) or ())
         _log.info("intentions", service=self._service)
 
-    def authorize(self, method: str, _call: ContextSource, peer: Peer) -> None:
-        """Returns, or raises Unauthenticated or PermissionDenied."""
-        source = self._source(peer)
-        intentions = self._intentions
-        if intentions is None:
-            raise PermissionDenied("It is not known yet who may call.", reason="INTENTIONS_UNKNOWN")
-        if method.startswith(_OF_THE_MESH):
-            allowed = intentions.allow_anything(source)
-        else:
-            allowed = intentions.allow(source, f"/{method}", lambda: _headers(peer))
-        if not allowed:
-            raise PermissionDenied(
-                f"{source} may not call {self._service} like this.", reason="INTENTION_DENIED"
-            )
-
-    def _source(self, peer: Peer) -> str:
-        """The service that calls, by its certificate, which the transport has verified."""
+    def identify(self, peer: Peer) -> str:
+        """Returns the service of a peer's certificate, which the transport has verified, or ""."""
         ids = peer.auth_context().get("peer_spiffe_id") or ()
         try:
             found = SpiffeId.parse(ids[0].decode()) if len(ids) == 1 else None
         except ValueError:
-            found = None
-        if found is None or found.domain not in self._domains():
+            return ""
+        return found.service if found is not None and found.domain in self._domains() else ""
+
+    def authorize(self, method: str, caller: str, _call: ContextSource, peer: Peer) -> None:
+        """Returns, or raises Unauthenticated or PermissionDenied."""
+        if not caller:
             raise Unauthenticated("The peer shows no service of this mesh.", reason="NO_IDENTITY")
-        return found.service
+        intentions = self._intentions
+        if intentions is None:
+            raise PermissionDenied("It is not known yet who may call.", reason="INTENTIONS_UNKNOWN")
+        if method.startswith(_OF_THE_MESH):
+            allowed = intentions.allow_anything(caller)
+        else:
+            allowed = intentions.allow(caller, f"/{method}", lambda: _headers(peer))
+        if not allowed:
+            raise PermissionDenied(
+                f"{caller} may not call {self._service} like this.", reason="INTENTION_DENIED"
+            )
 
 
 def _headers(peer: Peer) -> Mapping[str, str]:

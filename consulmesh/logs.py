@@ -41,6 +41,7 @@ class AccessRecord(NamedTuple):
     seconds: float
     context: ContextSource
     reason: str | None = None  # ErrorInfo.reason of an error
+    caller: str | None = None  # as its certificate says, "" if it says none; None: as it says
 
     def line(self) -> bytes:
         """The record as a line of the log."""
@@ -55,7 +56,7 @@ class AccessRecord(NamedTuple):
             "trace_id": context.trace.trace_id,
             "span_id": context.trace.span_id,
             "request_id": context.request_id,
-            "caller": context.caller,
+            "caller": context.caller if self.caller is None else self.caller or None,
         }
         if self.reason is not None:
             fields["reason"] = self.reason

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
 import grpc
@@ -125,6 +126,24 @@ class Mesh(Member):
         if self._security is not None:
             await self._security.ready()
 
+    def bootstrap(self, server_uri: str, *, tls: bool = False) -> str:
+        """Return the bootstrap (JSON) of a program that has our certificate, if we have one.
+
+        `server_uri` is where it is served xDS, with `tls` by mTLS.
+        """
+        identity = self._security.identity if self._security else None
+        return bootstrap(
+            server_uri,
+            node=self.instance_id,
+            providers=identity.provider() if identity else {},
+            tls=identity.files() if identity and tls else None,
+        )
+
+    @property
+    def folder(self) -> Path:
+        """Where the certificate of this process is, its key, and the roots of the mesh."""
+        return _folder(self.config, self.instance_id)
+
     async def topology(self) -> Topology:
         """Return the whole mesh as Consul shows it now; raises ConsulError."""
         return await topology(self._consul)
@@ -158,8 +177,8 @@ class Mesh(Member):
             catalog = await stack.enter_async_context(Catalog(consul, service))
             security = None
             if config.secure:
-                own = config.state_dir / "identities" / slot.instance_id
-                joining = Security.joined(service, config, consul, catalog, own.absolute())
+                own = _folder(config, slot.instance_id)
+                joining = Security.joined(service, config, consul, catalog, own)
                 security = await stack.enter_async_context(joining)
             directory = Directory(catalog, config.locality, security.domains if security else None)
             if security:
@@ -311,6 +330,10 @@ async def _metrics(
     if config.metrics_port is None:
         return None
     return await stack.enter_async_context(metrics_endpoint(config.host, config.metrics_port))
+
+
+def _folder(config: MeshConfig, instance_id: str) -> Path:
+    return config.state_dir.absolute() / "identities" / instance_id
 
 
 def _ignore(_name: str, _resources: Resources) -> None:

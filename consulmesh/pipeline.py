@@ -95,8 +95,13 @@ class Pipeline:
             await self._empty.wait()
 
     def enter(self, call: Call) -> None:
-        """Admission and authorization; health and streams without an end are always admitted."""
+        """Admission and authorization; health and streams without an end are always admitted.
+
+        Who calls is found out first, for the log of what is not admitted.
+        """
         method = call.method
+        if self._authorization is not None:
+            call.caller = self._authorization.identify(call.peer)
         if call.endless:
             if self.draining:
                 raise Draining
@@ -104,7 +109,7 @@ class Pipeline:
         elif self._admission is not None and not method.quiet:
             self._admission.admit(method.name, call.source)
         if self._authorization is not None:
-            self._authorization.authorize(method.name, call.source, call.peer)
+            self._authorization.authorize(method.name, call.caller or "", call.source, call.peer)
 
     def leave(self, call: Call, code: str, now: float) -> None:
         """Each call's last step."""
@@ -136,6 +141,7 @@ class Call:
         "_pipeline",
         "_started",
         "_task",
+        "caller",
         "drained",
         "endless",
         "method",
@@ -148,6 +154,7 @@ class Call:
         self._pipeline = pipeline
         self.method = method
         self.peer = peer
+        self.caller: str | None = None
         remaining = peer.time_remaining()
         self.source = source = Incoming(peer.invocation_metadata() or (), remaining, now)
         CURRENT.set(source)  # in the context of the call's own task, which ends with it
@@ -265,7 +272,9 @@ class Call:
         self.method.metrics.ended(code, seconds)
         if self.method.quiet and code == _OK:
             return
-        record = AccessRecord(time.time(), self.method.name, code, seconds, self.source, reason)
+        record = AccessRecord(
+            time.time(), self.method.name, code, seconds, self.source, reason, self.caller
+        )
         self._pipeline.access_log(record)
 
 

@@ -55,5 +55,8 @@ class Admission(Protocol):
 class Authorization(Protocol):
     """Decides whether this peer may call this method ("package.Service/Method")."""
 
-    def authorize(self, method: str, call: ContextSource, peer: Peer) -> None:
-        """Returns, or raises PermissionDenied or Unauthenticated."""
+    def identify(self, peer: Peer) -> str:
+        """Returns the service that calls, as the transport has proved; "" where it is none."""
+
+    def authorize(self, method: str, caller: str, call: ContextSource, peer: Peer) -> None:
+        """Returns, or raises PermissionDenied or Unauthenticated; `caller` is as identified."""

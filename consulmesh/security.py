@@ -40,7 +40,8 @@ class Security:
             return str((await catalog.known(service)).chain["Datacenter"])
 
         async with ConsulAuthority(config.consul_grpc, config.consul_token, roots) as authority:
-            identity = Identity(service, datacenter, folder, authority)
+            address = config.advertised if config.address_signed else None
+            identity = Identity(service, datacenter, folder, authority, address=address)
             authorization = IntentionAuthorization(service, lambda: identity.domains)
             watch = Watch(consul, Query.intentions(service), authorization.changed)
             watch.start()

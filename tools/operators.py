@@ -3,7 +3,9 @@
 `certificate` has Consul sign a new key as the service `operator` and leaves both, with what the
 servers are verified by, in `<run>/operator/`. `grpcurl` runs the pinned grpcurl with them and, for
 `xds:///booking`, with what xDS says to an operator; without the secure profile it gets the
-bootstrap of the shared ADS alone.
+bootstrap of the shared ADS alone. grpcurl verifies by DNS names, which Consul signs as they are
+asked for; so it is made to believe only the certificates that the service's instances show just
+before, each verified by its SPIFFE id.
 """
 
 import argparse
@@ -21,9 +23,16 @@ import grpc
 
 from consulmesh import Mesh, MeshConfig, logs
 from consulmesh.consul_api import ConsulApi, ConsulError, Query
-from consulmesh.identity import dns_name
+from consulmesh.identity import dns_name, write_private
 from consulmesh.mesh import ADMIN_PORT
-from consulmesh.operators import FOLDER, OPERATOR, PATIENCE, client_certificate
+from consulmesh.operators import (
+    FOLDER,
+    OPERATOR,
+    PATIENCE,
+    ClientCertificate,
+    ImpostorError,
+    client_certificate,
+)
 from consulmesh.xds.bootstrap import FILE_VARIABLE
 from tools.binaries import ROOT, get
 from tools.programs import ADS, GATEWAY, SERVICES, Settings
@@ -56,32 +65,56 @@ def xds(settings: Settings) -> dict[str, str]:
     return {FILE_VARIABLE: str(settings.run / "xds-bootstrap.json")}
 
 
-async def certify(settings: Settings) -> Path:
-    """Leave a new certificate; returns its folder."""
+async def certify(settings: Settings) -> ClientCertificate:
+    """Leave a new certificate in the operator's folder."""
     folder = settings.run / FOLDER
     own = config(settings)
     async with ConsulApi(own.consul_url, own.consul_token, own.consul_roots) as consul:
         made = await client_certificate(own, consul)
     made.write(folder)
     print(f"{made.certificate.subject} until {made.certificate.ends:%F %T %Z}", file=sys.stderr)
-    return folder
+    return made
 
 
-async def service_at(settings: Settings, address: str) -> str:
-    """The service whose instance is at an address; exits where there is none."""
+async def instances(settings: Settings, where: str) -> tuple[str, list[str]]:
+    """The service that is meant, and where it is; exits where Consul lists nobody there."""
     own = config(settings)
     async with ConsulApi(own.consul_url, own.consul_token, own.consul_roots) as consul:
+        if where.startswith(XDS):
+            name = where.removeprefix(XDS)
+            listed = (await consul.ask(Query.health(name))).data
+            if not listed:
+                sys.exit(f"Consul lists no instance of {name}")
+            return name, [_addresses(entry)[0] for entry in listed]
         for name in (*SERVICES, GATEWAY, ADS):
             listed = (await consul.ask(Query.health(name))).data
-            if any(address in _addresses(entry) for entry in listed):
-                return name
-    sys.exit(f"Consul lists no instance at {address}: make ps lists them; or name its -authority")
+            if any(where in _addresses(entry) for entry in listed):
+                return name, [where]
+    sys.exit(f"Consul lists no instance at {where}: make ps lists them; or name its -authority")
 
 
-def _addresses(entry: Mapping[str, Any]) -> set[str]:
+def _addresses(entry: Mapping[str, Any]) -> list[str]:
     service = entry["Service"]
     host = service["Address"] or entry["Node"]["Address"]
-    return {f"{host}:{port}" for port in (service["Port"], service["Meta"].get(ADMIN_PORT))}
+    return [f"{host}:{port}" for port in (service["Port"], service["Meta"].get(ADMIN_PORT))]
+
+
+async def verified(own: ClientCertificate, service: str, addresses: Sequence[str]) -> bytes:
+    """The certificates of those at some addresses that are a service; says who is not.
+
+    Exits where none is.
+    """
+    shown = await asyncio.gather(
+        *(own.shown_at(each, service) for each in addresses), return_exceptions=True
+    )
+    for address, each in zip(addresses, shown, strict=True):
+        if isinstance(each, OSError | ImpostorError):
+            print(f"left out: {address}: {str(each) or 'no answer'}", file=sys.stderr)
+        elif isinstance(each, BaseException):
+            raise each
+    if not (found := [each for each in shown if isinstance(each, bytes)]):
+        sys.exit(f"nobody at {', '.join(addresses)} is {service}")
+    return b"".join(found)
 
 
 def target(words: Sequence[str]) -> str:
@@ -93,14 +126,17 @@ async def grpcurl(settings: Settings, words: Sequence[str]) -> int:
     """Run grpcurl as the operator; returns its exit status."""
     if not settings.secure:
         return await _run([*words], xds(settings))
-    folder = await certify(settings)
+    own = await certify(settings)
+    folder = settings.run / FOLDER
     where = target(words)
-    flags = ["-cacert", str(folder / "roots.pem")]
-    flags += ["-cert", str(folder / "certificate.pem"), "-key", str(folder / "key.pem")]
+    believed = folder / "roots.pem"
+    flags = ["-cert", str(folder / "certificate.pem"), "-key", str(folder / "key.pem")]
     if where and not _NAMED & {*words}:
-        named = where.startswith(XDS)
-        service = where.removeprefix(XDS) if named else await service_at(settings, where)
+        service, addresses = await instances(settings, where)
+        believed = folder / "servers.pem"
+        write_private(believed, await verified(own, service, addresses))
         flags += ["-authority", dns_name(service)]
+    flags += ["-cacert", str(believed)]
     rest = [each for each in words if each != "-plaintext"]
     if not where.startswith(XDS):
         return await _run([*flags, *rest], {})

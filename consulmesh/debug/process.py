@@ -5,6 +5,7 @@ Asked over gRPC, on the port of the instance that serves gRPC's admin services (
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final
@@ -20,12 +21,13 @@ from consulmesh.debug.policy import NotShownError
 from consulmesh.debug.reading import ConfigRead, address_text, read
 from consulmesh.instances import Instance, Listed, Locality
 from consulmesh.mesh import ADMIN_PORT
+from consulmesh.operators import ImpostorError
 from consulmesh.xds.resources import Resources
 
 WINDOW: Final = timedelta(seconds=1)
 
-Connect = Callable[[str], grpc.aio.Channel]
-"""Makes a channel to an instance at an address."""
+Connect = Callable[[str], AbstractAsyncContextManager[grpc.aio.Channel]]
+"""Gives a channel to an instance at an address; raises ImpostorError or OSError."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,14 +104,14 @@ async def process(
     port = instance.meta.get(ADMIN_PORT, "")
     address = address_text(instance.address, int(port) if port.isdecimal() else instance.port)
     blank = Process(instance=instance.id, address=address, version=instance.version)
-    async with connect(address) as channel:
-        try:
+    try:
+        async with connect(address) as channel:
             resources = await held(channel, upstream)
             before = await sample(channel, upstream)
             await asyncio.sleep(window.total_seconds())
             after = await sample(channel, upstream)
-        except grpc.aio.AioRpcError as error:
-            return replace(blank, error=reason(error))
+    except (grpc.aio.AioRpcError, ImpostorError, OSError) as error:
+        return replace(blank, error=reason(error))
     config = read(in_force(resources))
     calls, failed = _counts(after.channels.values())
     return replace(

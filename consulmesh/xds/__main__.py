@@ -2,7 +2,9 @@
 
 Same resources as each process serves to itself, for grpcurl and for clients in other languages. It
 listens on MESH_XDS_PORT (18000), is registered as `mesh-ads`, and writes the bootstrap that those
-clients need to `<MESH_STATE_DIR>/xds-bootstrap.json`.
+clients need to `<MESH_STATE_DIR>/xds-bootstrap.json`. In the secure profile it is mTLS, each client
+has a bootstrap of its own (`python -m consulmesh.companion`), and its certificate names its
+address, by which those clients verify it.
 """
 
 import os
@@ -11,10 +13,9 @@ from typing import Final
 
 from consulmesh.config import Environment, MeshConfig
 from consulmesh.mesh import Mesh, run
-from consulmesh.xds.bootstrap import bootstrap, write
+from consulmesh.xds.bootstrap import SHARED_ADS, bootstrap, write
 from consulmesh.xds.messages import add_AggregatedDiscoveryServiceServicer_to_server
 
-SERVICE: Final = "mesh-ads"
 VERSION: Final = "0.1.0"
 PORT: Final = 18000
 PORTS: Final = range(65536)
@@ -25,8 +26,9 @@ async def main() -> None:
     config = replace(
         MeshConfig.from_env(os.environ, version=VERSION),
         port=Environment(os.environ).read("MESH_XDS_PORT", _port, PORT),
+        address_signed=True,
     )
-    async with Mesh.join(SERVICE, config) as mesh:
+    async with Mesh.join(SHARED_ADS, config) as mesh:
         server = mesh.server(status_codes={})
         add_AggregatedDiscoveryServiceServicer_to_server(mesh.ads, server)
 
@@ -34,7 +36,7 @@ async def main() -> None:
             path = config.state_dir / "xds-bootstrap.json"
             write(bootstrap(mesh.address, node="mesh-client"), path)
 
-        await mesh.serve(server, warm=publish)
+        await mesh.serve(server, warm=None if config.secure else publish)
 
 
 def _port(text: str) -> int:

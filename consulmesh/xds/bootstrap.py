@@ -12,6 +12,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+SHARED_ADS: Final = "mesh-ads"
+"""The service whose instances serve xDS to clients outside the mesh's processes."""
+
 FILE_VARIABLE: Final = "GRPC_XDS_BOOTSTRAP"
 INLINE_VARIABLE: Final = "GRPC_XDS_BOOTSTRAP_CONFIG"
 _CHANNEL_ARGUMENT: Final = "grpc.TEST_ONLY_DO_NOT_USE_IN_PROD.xds_bootstrap_config"
@@ -22,15 +25,21 @@ def bootstrap(
     *,
     node: str,
     providers: Mapping[str, object] = MappingProxyType({}),
+    tls: Mapping[str, object] | None = None,
 ) -> str:
     """Return the bootstrap (JSON) of a client with an id that takes its resources from a server.
 
     A resource that the server leaves out is not taken for deleted. The locality says nothing: Node
-    refuses a bootstrap that has none. `providers` are those of certificates (gRFC A29).
+    refuses a bootstrap that has none. `providers` are those of certificates (gRFC A29). With `tls`,
+    which files to use, the server is asked by mTLS (gRFC A65): it must be named in its certificate
+    as the URI names it, by a DNS name or an address.
     """
+    credentials: dict[str, Any] = {"type": "insecure"}
+    if tls is not None:
+        credentials = {"type": "tls", "config": dict(tls)}
     server: dict[str, Any] = {
         "server_uri": server_uri,
-        "channel_creds": [{"type": "insecure"}],
+        "channel_creds": [credentials],
         "server_features": ["xds_v3", "ignore_resource_deletion"],
     }
     said: dict[str, Any] = {"xds_servers": [server], "node": {"id": node, "locality": {}}}

@@ -26,11 +26,13 @@ class Process:
         self.lines: list[dict[str, Any]] = []
 
     @classmethod
-    async def start(cls, module: str, consul: AnyConsul, folder: Path, **env: str) -> "Process":
+    async def start(
+        cls, module: str, consul: AnyConsul, folder: Path, *arguments: str, **env: str
+    ) -> "Process":
         """Run a module with an environment of its own."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-m", module),
+            *("-m", module, *arguments),
             cwd=ROOT,
             env={
                 "PATH": os.environ["PATH"],

@@ -16,7 +16,7 @@ from consulmesh.testing import RealConsul, real_consul
 from tests.consulmesh.xds_process import SERVICE, handlers
 from tests.consulmesh.xds_world import call, until
 
-SERVICES: Final = ("web", "app", "echo")
+SERVICES: Final = ("web", "app", "echo", "mesh-ads")
 
 
 class Authority:
@@ -34,16 +34,29 @@ class Authority:
             text = await answer.text()
             return json.loads(text) if text else None
 
+    async def delete(self, path: str) -> None:
+        """Delete as the operator."""
+        async with self._session.delete(path) as answer:
+            assert answer.status == 200, await answer.text()
+
     async def get(self, path: str) -> Any:
         """Read as the operator."""
         async with self._session.get(path) as answer:
             assert answer.status == 200, await answer.text()
             return await answer.json()
 
-    async def allow(self, *sources: dict[str, Any]) -> None:
-        """Say who may call echo."""
-        entry = {"Kind": "service-intentions", "Name": "echo", "Sources": sources}
+    async def allow(self, *sources: dict[str, Any], service: str = "echo") -> None:
+        """Say who may call a service."""
+        entry = {"Kind": "service-intentions", "Name": service, "Sources": sources}
         await self.put("/v1/config", entry)
+
+    def environment(self, service: str) -> dict[str, str]:
+        """What a process of a service needs beside where Consul is."""
+        return {
+            "CONSUL_GRPC_ADDR": self.consul.grpc,
+            "CONSUL_HTTP_TOKEN": self.tokens[service],
+            "MESH_SECURE": "true",
+        }
 
     async def rotate(self) -> None:
         """Let Consul make another root; it does so only for another kind of key."""
@@ -102,9 +115,11 @@ async def identified(mesh: Mesh) -> None:
 
 
 @asynccontextmanager
-async def served(authority: Authority, folder: Path, number: int = 1) -> AsyncIterator[Mesh]:
-    """Serve as an instance of echo."""
-    async with joined(authority, folder, "echo", number) as mesh:
+async def served(
+    authority: Authority, folder: Path, number: int = 1, *, service: str = "echo"
+) -> AsyncIterator[Mesh]:
+    """Serve what echo serves, as an instance of a service."""
+    async with joined(authority, folder, service, number) as mesh:
         server = mesh.server(status_codes={})
         server.add_registered_method_handlers(SERVICE, handlers(mesh))
         serving = asyncio.create_task(mesh.serve(server))

@@ -144,7 +144,8 @@ def of(service: str, domain: str = DOMAIN) -> str:
 
 def decide(authorization: IntentionAuthorization, peer: Any, method: str = GET[1:]) -> None:
     """Ask as the server does."""
-    authorization.authorize(method, CallContext.fresh(), peer)
+    caller = authorization.identify(peer)
+    authorization.authorize(method, caller, CallContext.fresh(), peer)
 
 
 @pytest.fixture

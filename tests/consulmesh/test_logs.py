@@ -133,6 +133,14 @@ def test_a_served_call_is_one_line(output: Output) -> None:
     assert (failed["reason"], failed["method"]) == ("FLIGHT_NOT_FOUND", '"\ud800\\')
 
 
+def test_who_called_is_who_was_verified(output: Output) -> None:
+    """Where certificates are verified, what a caller says of itself is not in the log."""
+    for verified in ("web", "", None):
+        logs.access(RECORD._replace(caller=verified))
+
+    assert [line["caller"] for line in output.lines()] == ["web", None, "booking"]
+
+
 def test_lines_keep_their_order_over_threads(output: Output) -> None:
     """Each thread's lines are in the order in which it wrote them, and none is lost."""
 

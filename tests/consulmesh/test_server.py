@@ -405,9 +405,13 @@ class Refusing:
         if not self._admitted:
             raise SeatsGoneError
 
-    def authorize(self, method: str, call: ContextSource, peer: Peer) -> None:
+    def identify(self, peer: Peer) -> str:
+        """Before both; whoever it is."""
+        return f"peer with {len(peer.auth_context())} proofs"
+
+    def authorize(self, method: str, caller: str, call: ContextSource, peer: Peer) -> None:
         """Second."""
-        self.order.append(f"authorize {method} {call.read().caller} {peer.auth_context()}")
+        self.order.append(f"authorize {method} {caller} {call.read().caller} {peer.auth_context()}")
         if not self._authorized:
             raise PermissionDenied
 

@@ -455,8 +455,8 @@ async def test_without_an_intention_no_handler_is_reached(
 
     assert codes == dict.fromkeys(paths, denied)
     assert reached == []
-    assert {(line["code"], line["reason"]) for line in logged} == {
-        (denied.name, "INTENTION_DENIED")
+    assert {(line["code"], line["reason"], line["caller"]) for line in logged} == {
+        (denied.name, "INTENTION_DENIED", "web")
     }
     assert [f"/{line['method']}" for line in logged] == list(paths)
     assert {name: after[name] - before[name] for name in after} == {"Get": 1, "Watch": 1}

@@ -1,7 +1,7 @@
 """A service of the mesh as a process of its own: `python -m tests.consulmesh.xds_process`.
 
-`test.v1.EchoService/Get` answers with the instance id; `Slow` takes 300 ms and `Sleep` a minute,
-`Watch` streams until it is cut, `Fail` is a background job that fails.
+`test.v1.EchoService/Get` answers with the instance id, `Ping` with nothing; `Slow` takes 300 ms and
+`Sleep` a minute, `Watch` streams until it is cut, `Fail` is a background job that fails.
 """
 
 import asyncio
@@ -31,6 +31,9 @@ def handlers(mesh: Member) -> dict[str, Any]:
     async def get(_request: bytes, _context: Any) -> bytes:
         return mesh.instance_id.encode()
 
+    async def ping(_request: bytes, _context: Any) -> bytes:
+        return b""
+
     async def slow(_request: bytes, _context: Any) -> bytes:
         await asyncio.sleep(0.3)
         return mesh.instance_id.encode()
@@ -53,6 +56,7 @@ def handlers(mesh: Member) -> dict[str, Any]:
 
     return {
         "Get": grpc.unary_unary_rpc_method_handler(get),
+        "Ping": grpc.unary_unary_rpc_method_handler(ping),
         "Slow": grpc.unary_unary_rpc_method_handler(slow),
         "Sleep": grpc.unary_unary_rpc_method_handler(sleep),
         "Watch": grpc.unary_stream_rpc_method_handler(watch),

@@ -9,7 +9,9 @@ import subprocess
 import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 import grpc
@@ -26,8 +28,11 @@ from consulmesh.identity import dns_name
 from consulmesh.mesh import ADMIN_PORT
 from consulmesh.operators import OPERATOR, client_certificate
 from consulmesh.users import LocalIssuer
+from tests.consulmesh.processes import Process
 from tests.e2e.conftest import run, started
 from tests.e2e.test_walk import booked, found, quoted
+from tests.interop.programs import Go, Language, MissingError, Node, client
+from tests.interop.world import Answer, Client
 from tools import callers
 from tools.binaries import ROOT
 from tools.credentials import RELEASES
@@ -114,22 +119,23 @@ async def test_who_may_call_what_is_what_the_table_says(
     papers = {
         name: await client_certificate(holder(secure, name), consul, name) for name in IDENTITIES
     }
-    channels = {
-        (caller, called): papers[caller].channel(called, at[called])
-        for caller in IDENTITIES
-        for called in at
-    }
     few = asyncio.Semaphore(AT_ONCE)
-
-    async def tried(rule: callers.Rule) -> callers.Rule:
-        async with few:
-            allowed = await let_in(channels[rule.caller, rule.called], rule.method)
-        return replace(rule, allowed=allowed)
-
     said = list(callers.rules())
-    seen = await asyncio.gather(*map(tried, said))
-    for channel in channels.values():
-        await channel.close()
+    async with AsyncExitStack() as stack:
+        channels = {
+            (caller, called): await stack.enter_async_context(
+                papers[caller].channel(called, at[called])
+            )
+            for caller in IDENTITIES
+            for called in at
+        }
+
+        async def tried(rule: callers.Rule) -> callers.Rule:
+            async with few:
+                allowed = await let_in(channels[rule.caller, rule.called], rule.method)
+            return replace(rule, allowed=allowed)
+
+        seen = await asyncio.gather(*map(tried, said))
     print(f"{len(seen)} calls, {sum(rule.allowed for rule in seen)} let in")
 
     assert {rule.called for rule in said} == {*at}
@@ -327,7 +333,38 @@ async def test_an_operators_tools_work_as_they_are(attached: Subject, secure: Se
         "roots.pem",
         "key.pem",
         "certificate.pem",
+        "servers.pem",
     }
+
+
+@pytest.mark.parametrize("language", [Go(), Node()], ids=["go", "node"])
+async def test_a_program_in_another_language_calls_it(
+    secure: Settings, tmp_path: Path, language: Language
+) -> None:
+    """With a companion that has an operator's environment, and nothing else."""
+    try:
+        command = client(language)
+    except MissingError as reason:
+        pytest.skip(str(reason))
+    environment = secure.mesh_environment(OPERATOR) | {"MESH_STATE_DIR": str(tmp_path)}
+    companion = Process(
+        await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "consulmesh.companion", OPERATOR),
+            cwd=ROOT,
+            env=environment,
+            stdout=asyncio.subprocess.PIPE,
+        )
+    )
+    try:
+        bootstrap = Path((await companion.logged("bootstrap"))["file"])
+        calling = Client.calling([*command, "--secure"], "booking", bootstrap)
+        async with calling as program:
+            answer = await program.call(HEALTH)
+        print(f"{psutil.Process(companion.pid).memory_info().rss >> 20} MiB")
+    finally:
+        await companion.kill()
+
+    assert answer == Answer(code=0, instance="booking-1/0.1.0"), answer.details
 
 
 async def test_a_running_system_keeps_its_profile(secure: Settings) -> None:

@@ -9,8 +9,11 @@ import pytest
 from consulmesh.consul_api import ConsulApi
 from consulmesh.testing import RealConsul, real_consul
 from tests.consulmesh.processes import Process, shared_ads
+from tests.consulmesh.secured import authority
 from tests.interop.programs import BUILD_SECONDS, Go, Language, MissingError, Node, client
 from tests.interop.world import Client, Echo
+
+__all__ = ["authority"]
 
 Join = Callable[[str], Awaitable[Client]]
 

@@ -1,13 +1,24 @@
 """Clients in Go and Node follow what Consul says, as those in Python do."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from consulmesh.consul_api import ConsulApi
 from consulmesh.testing import RealConsul
 from tests.interop.conftest import Join
-from tests.interop.world import SERVICE, Answer, Echo, Entry, entry, of_version, write, written
+from tests.interop.world import (
+    SERVICE,
+    Answer,
+    Client,
+    Echo,
+    Entry,
+    entry,
+    of_version,
+    write,
+    written,
+)
 
 OK, UNAVAILABLE = 0, 14
 OLD, NEW = Answer(code=OK, instance="1.0.0"), Answer(code=OK, instance="2.0.0")
@@ -160,3 +171,17 @@ async def test_instances_that_fail_are_ejected(consul: RealConsul, join: Join) -
 
     assert before == {OLD, NEW}
     assert after == NOBODY
+
+
+async def test_xds_cannot_turn_mtls_off(
+    join: Join, command: list[str], echoes: tuple[Echo, Echo], state_dir: Path
+) -> None:
+    """A client that asks for mTLS makes no call in plain text because an ADS names nobody."""
+    await (await join("echo")).until(OLD)
+    before = [echo.calls for echo in echoes]
+    bootstrap = state_dir / "xds-bootstrap.json"
+    async with Client.calling([*command, "--secure"], "echo", bootstrap) as client:
+        answers = {await client.call() for _ in range(5)}
+
+    assert answers == {NOBODY}
+    assert [echo.calls for echo in echoes] == before

@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final, Self
@@ -110,6 +110,7 @@ class Answer:
 
     code: int
     instance: str
+    details: str = field(default="", compare=False)
 
 
 class Client:
@@ -141,9 +142,13 @@ class Client:
             await process.wait()
 
     async def call(self, method: str = "Get", **headers: str) -> Answer:
-        """Make a call with headers, whose names have hyphens in place of underscores."""
+        """Make a call with headers, whose names have hyphens in place of underscores.
+
+        A method of another service than echo is named by its path.
+        """
         pairs = ((name.replace("_", "-"), value) for name, value in headers.items())
-        words = (f"/{SERVICE}/{method}", *chain.from_iterable(pairs))
+        path = method if method.startswith("/") else f"/{SERVICE}/{method}"
+        words = (path, *chain.from_iterable(pairs))
         self._calls.write(" ".join(words).encode() + b"\n")
         async with asyncio.timeout(ANSWER_SECONDS):
             return Answer(**json.loads(await self._answers.readline()))
