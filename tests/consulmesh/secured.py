@@ -78,7 +78,13 @@ async def authority() -> AsyncIterator[Authority]:
 
 @asynccontextmanager
 async def joined(
-    authority: Authority, folder: Path, service: str, number: int = 1, *, isolated: bool = True
+    authority: Authority,
+    folder: Path,
+    service: str,
+    number: int = 1,
+    *,
+    isolated: bool = True,
+    health_port: int = 0,
 ) -> AsyncIterator[Mesh]:
     """Be a process of a service in the secure profile."""
     config = MeshConfig(
@@ -89,6 +95,7 @@ async def joined(
         state_dir=folder,
         instance_id=f"{service}-{number}",
         isolated=isolated,
+        health_port=health_port,
         secure=True,
     )
     async with Mesh.join(service, config) as mesh:
@@ -102,9 +109,11 @@ async def identified(mesh: Mesh) -> None:
 
 
 @asynccontextmanager
-async def served(authority: Authority, folder: Path, number: int = 1) -> AsyncIterator[Mesh]:
+async def served(
+    authority: Authority, folder: Path, number: int = 1, *, health_port: int = 0
+) -> AsyncIterator[Mesh]:
     """Serve as an instance of echo."""
-    async with joined(authority, folder, "echo", number) as mesh:
+    async with joined(authority, folder, "echo", number, health_port=health_port) as mesh:
         server = mesh.server(status_codes={})
         server.add_registered_method_handlers(SERVICE, handlers(mesh))
         serving = asyncio.create_task(mesh.serve(server))
