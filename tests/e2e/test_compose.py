@@ -115,6 +115,7 @@ async def test_the_file_brings_a_service_up(tmp_path: Path) -> None:
                 ("tools.release", "status", "schedule"),
             )
         ]
+        bearer = await on.run([*compose.command("token"), "--role", "operator"], {})
         ended = await on.stop("schedule")
         said = on.output("schedule") + on.output("consul") + made[1] + again[1] + told[1]
 
@@ -123,6 +124,7 @@ async def test_the_file_brings_a_service_up(tmp_path: Path) -> None:
     assert others > 0
     assert stranger is grpc.StatusCode.PERMISSION_DENIED
     assert [status for status, _ in tools] == [0, 0], tools
+    assert (bearer[0], bearer[1].count(".")) == (0, 2), bearer
     assert ended == 0
     assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
     tokens = [path.read_text() for path in files if path.parent.name == "tokens"]

@@ -341,6 +341,21 @@ def test_policies_let_through_what_is_needed_and_nothing_else() -> None:
     assert nobody == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
 
 
+def test_nobody_is_let_out_but_for_names() -> None:
+    """Rules for what leaves a pod name other pods of the namespace; the one other is for DNS."""
+    leaving = [
+        (peer, {port["port"] for port in rule["ports"]})
+        for policy in of("NetworkPolicy").values()
+        for rule in policy["spec"].get("egress", ())
+        for peer in rule["to"]
+    ]
+    elsewhere = [(peer, ports) for peer, ports in leaving if peer.keys() != {"podSelector"}]
+    system = {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}
+
+    assert elsewhere == [({"namespaceSelector": system}, {53})]
+    assert all(peer["podSelector"] for peer, _ in leaving if "podSelector" in peer)
+
+
 def test_gossip_is_let_through_by_both_protocols() -> None:
     """Consul's agents lose each other where UDP is missing."""
     for name in AGENTS:
