@@ -25,7 +25,7 @@ from flights.schedule.v1.schedule_pb2_grpc import ScheduleServiceStub
 from tools.binaries import ROOT
 
 FEW_FLIGHTS: Final = "synthetic flights=1000 seed=1"
-PATIENCE: Final = 60.0  # seconds for whatever is waited for
+PATIENCE: Final = 90.0  # seconds for whatever is waited for
 PAUSE: Final = 0.1
 OURS: Final = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "HOME", "TZ")
 
@@ -75,7 +75,7 @@ class Machine:
 
     async def start(self, name: str, words: Sequence[str], own: Mapping[str, str]) -> None:
         """Start what is to go on running; its output is in a file."""
-        with self._log(name).open("wb") as log:
+        with self._log(name).open("ab") as log:
             self.running[name] = await asyncio.create_subprocess_exec(
                 *words,
                 cwd=ROOT,

@@ -241,6 +241,7 @@ async def test_the_manifests_bring_a_service_up(tmp_path: Path) -> None:
         if key.startswith("tokens.")
     ]
     assert tokens
+    assert "lacks permission" not in on.output("consul-agent-x")
     assert not [token for token in tokens if token in said]
 
 
