@@ -116,6 +116,14 @@ async def test_the_file_brings_a_service_up(tmp_path: Path) -> None:
             )
         ]
         bearer = await on.run([*compose.command("token"), "--role", "operator"], {})
+        booking = compose.environment("booking") | {
+            "MESH_HOST": on.at("booking"),
+            "MESH_ADVERTISE_HOST": on.at("booking"),
+        }
+        await on.start("booking", compose.command("booking"), booking)
+        await on.until(compose.words("booking", _checks()), booking)
+        asked = ["python", "-m", "tools.sagas", "--token", bearer[1].strip()]
+        sagas = await on.run(asked, operator)
         ended = await on.stop("schedule")
         said = on.output("schedule") + on.output("consul") + made[1] + again[1] + told[1]
 
@@ -125,6 +133,7 @@ async def test_the_file_brings_a_service_up(tmp_path: Path) -> None:
     assert stranger is grpc.StatusCode.PERMISSION_DENIED
     assert [status for status, _ in tools] == [0, 0], tools
     assert (bearer[0], bearer[1].count(".")) == (0, 2), bearer
+    assert sagas == (0, "every saga has ended\n")
     assert ended == 0
     assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
     tokens = [path.read_text() for path in files if path.parent.name == "tokens"]
