@@ -43,6 +43,7 @@ PODS: Final = {
     "operator-x": "operator",
 }
 """Pods by name, and what they are pods of."""
+MEMBERS: Final = ("schedule-x", "gateway-bff-x", "mesh-ads-x")
 NAMES: Final = {"consul": SERVERS[0], "consul-agent": "consul-agent-x"}
 """Services, and the pod that stands behind each here."""
 ENTRYPOINT: Final = ["/srv/flightmesh/container/entrypoint"]
@@ -125,13 +126,13 @@ class Cluster:
         """Start a pod."""
         await self.on.start(pod, self.command(pod), self.environment(pod) | extra)
 
-    async def ready(self, pod: str) -> None:
-        """Wait until a pod's readiness probe succeeds."""
-        probe = self._container(pod)["readinessProbe"]
+    async def ready(self, pod: str, kind: str = "readinessProbe") -> None:
+        """Wait until a pod's readiness probe, or another one, succeeds."""
+        probe = self._container(pod)[kind]
         if "exec" in probe:
             await self.on.until(self.words(pod, probe["exec"]["command"]), self.environment(pod))
         elif "grpc" in probe:
-            await self._healthy(pod, probe["grpc"]["port"], probe["grpc"]["service"])
+            await self._healthy(pod, probe["grpc"]["port"], probe["grpc"].get("service", ""))
         else:
             await self._answers(pod, probe["httpGet"])
 
@@ -167,7 +168,8 @@ class Cluster:
 
     async def _answers(self, pod: str, probe: dict[str, Any]) -> None:
         """Ask as a kubelet does: it verifies no certificate."""
-        url = f"{probe['scheme'].lower()}://{self.on.at(pod)}:{probe['port']}{probe['path']}"
+        scheme = probe.get("scheme", "HTTP").lower()
+        url = f"{scheme}://{self.on.at(pod)}:{probe['port']}{probe['path']}"
         async with asyncio.timeout(PATIENCE), aiohttp.ClientSession() as session:
             while await _http_status(session, url) != 200:
                 await asyncio.sleep(PAUSE)
@@ -204,15 +206,18 @@ async def test_the_manifests_bring_a_service_up(tmp_path: Path) -> None:
     async with machine(tmp_path, [*PODS]) as on:
         secrets = await secrets_of(on)
         cluster = Cluster(on, secrets)
-        await cluster.start("schedule-x", MESH_TIMETABLE=FEW_FLIGHTS, MESH_HOST=on.at("schedule-x"))
+        for pod in MEMBERS:
+            await cluster.start(pod, MESH_TIMETABLE=FEW_FLIGHTS, MESH_HOST=on.at(pod))
         await cluster.start("consul-agent-x")
         for server in SERVERS:
             await cluster.start(server)
         setup = "consul-setup-x"
         told = await on.run(cluster.command(setup) + folder_of(cluster), cluster.environment(setup))
         assert told[0] == 0, told[1] + on.last_words()
-        for pod in (*SERVERS, "consul-agent-x", "schedule-x"):
+        for pod in (*SERVERS, "consul-agent-x", "schedule-x", "mesh-ads-x"):
             await cluster.ready(pod)
+        for pod in MEMBERS:  # the gateway is ready where search is, which is not here
+            await cluster.ready(pod, "livenessProbe")
         operator = cluster.environment("operator-x")
         listed = await cluster.passing("schedule")
         gateway, ads = (cluster.environment(pod) for pod in ("gateway-bff-x", "mesh-ads-x"))
@@ -227,14 +232,14 @@ async def test_the_manifests_bring_a_service_up(tmp_path: Path) -> None:
         ]
         left = await cluster.replaced("consul-agent-x")
         again = await cluster.passing("schedule")
-        ended = await on.stop("schedule-x")
+        ended = [await on.stop(pod) for pod in MEMBERS]
         said = told[1] + "".join(on.output(pod) for pod in on.running)
 
     assert flights > 0
     assert stranger is grpc.StatusCode.PERMISSION_DENIED
     assert listed == again == (NODE, "schedule-x")
     assert [status for status, _ in tools] == [0, 0], tools
-    assert (left, ended) == (0, 0)
+    assert (left, ended) == (0, [0, 0, 0])
     tokens = [
         b64decode(value).decode()
         for key, value in secrets["consul-setup"].items()
