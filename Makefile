@@ -61,7 +61,7 @@ test: $(DEV) ## Run the tests, on a real Consul (ARGS='-k saga': only those)
 chaos: $(DEV) ## Run the fault rows at the sizes of the scoreboard, on a real Consul: hours (ARGS='-k streams': only those; FLIGHTMESH_CHAOS_SHARE=0.1: a tenth of the longest)
 	@FLIGHTMESH_CHAOS=long $(WITH_TOOLS) $(BIN)/python -m pytest tests/chaos tests/simulation tests/fuzz $(ARGS)
 
-check: $(DEV) ## Format, lint, types, import contracts, protos, generated files, compose file
+check: $(DEV) ## Format, lint, types, import contracts, protos, generated files, compose file, Kubernetes manifests
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy .
@@ -75,6 +75,7 @@ check: $(DEV) ## Format, lint, types, import contracts, protos, generated files,
 	$(BIN)/python -m tools.callers --check
 	$(BIN)/python -m tools.openapi --check
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)/kubernetes-validate --strict --quiet $(filter-out %/kustomization.yaml,$(wildcard deploy/kubernetes/base/*.yaml))
 
 format: $(DEV) ## Format the code and the protos
 	$(BIN)/ruff format

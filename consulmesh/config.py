@@ -45,9 +45,11 @@ class MeshConfig:
     With `secure` all calls are mTLS, certificates come from Consul's gRPC API at `consul_grpc`, and
     intentions decide who may call; `consul_roots` (PEM) are those of Consul's own certificate.
     `metrics_port` 0 takes any free port, None serves no metrics; `admin_port` likewise, of a
-    process that serves something other than gRPC. With `address_signed` the certificate names the
-    advertised address too, for clients that verify by it. `queue` says when a server sheds calls;
-    with None it never does. With a `locality` instances near it are called first.
+    process that serves something other than gRPC. `health_port` is where health alone is served in
+    plain text: 0 takes any free port with `secure`, and is none without. With `address_signed` the
+    certificate names the advertised address too, for clients that verify by it. `queue` says when a
+    server sheds calls; with None it never does. With a `locality` instances near it are called
+    first.
     """
 
     version: str
@@ -63,6 +65,7 @@ class MeshConfig:
     advertise_host: str | None = None
     metrics_port: int | None = 0
     admin_port: int | None = 0
+    health_port: int = 0
     check_interval: timedelta = timedelta(seconds=1)
     drain_grace: timedelta = timedelta(seconds=10)
     weight: int = 1
@@ -96,6 +99,7 @@ class MeshConfig:
             advertise_host=_advertise_host(env, host),
             metrics_port=env.read("MESH_METRICS_PORT", _optional_port, 0),
             admin_port=env.read("MESH_ADMIN_PORT", _optional_port, 0),
+            health_port=env.read("MESH_HEALTH_PORT", _port, 0),
             check_interval=env.read("MESH_CHECK_INTERVAL", duration, timedelta(seconds=1)),
             drain_grace=env.read("MESH_DRAIN_GRACE", duration, timedelta(seconds=10)),
             weight=env.read("MESH_WEIGHT", _weight, 1),

@@ -235,9 +235,11 @@ class Mesh(Member):
         return self._security.ready() if self._security else None
 
     def _bind(self, server: MeshServer, address: str) -> int:
+        if self._security is not None or self.config.health_port:
+            health = f"{literal(self.config.host)}:{self.config.health_port}"
+            self._health_port = server.add_health_port(health)
         if self._security is None:
             return super()._bind(server, address)
-        self._health_port = server.add_health_port(f"{literal(self.config.host)}:0")
         return server.add_secure_port(address, self._security.identity.server_credentials())
 
     @asynccontextmanager

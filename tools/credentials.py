@@ -1,14 +1,14 @@
 """The secrets of a system in the secure profile: files that only its user may read.
 
-A token of Consul for every service and for every kind of tool, the key of Consul's gossip, and a
-certificate for Consul's own APIs by an authority that signs this once and forgets its key.
+A token of Consul for every service and for every kind of tool, the key of Consul's gossip, and
+certificates for Consul's own APIs by an authority that signs these once and forgets its key.
 """
 
 import base64
 import ipaddress
 import os
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,12 +27,16 @@ MANAGEMENT: Final = "management"
 """The token that may do anything: `make up` has Consul made so."""
 RELEASES: Final = "releases"
 """The token that writes config entries of services: `make release`."""
+AGENT: Final = "agent"
+"""The token of Consul's client agents, where there are any: they say which nodes there are."""
+CONSUL: Final = "consul"
 GOSSIP: Final = "gossip"
 LEAF_TTL: Final = "24h"
 """How long a certificate of a service, or of an operator, is good for."""
 
 _TOKEN_FILE: Final = "CONSUL_HTTP_TOKEN_FILE"  # noqa: S105 - the name of a variable
-_NAMES: Final = ("localhost", "server.dc1.consul")  # the second: of Consul's servers to each other
+_LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+_SERVER: Final = "server.dc1.consul"  # by this Consul's agents tell its servers from each other
 _LIFE: Final = timedelta(days=365)
 _RENEWED_BEFORE: Final = timedelta(days=30)
 _DAY: Final = timedelta(days=1)
@@ -40,14 +44,25 @@ _DAY: Final = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """The secrets below a system's folder."""
+    """The secrets below a system's folder.
+
+    `servers` are names and addresses at which Consul's servers are reached, beside loopback;
+    `agents` those of its client agents, where there are any.
+    """
 
     run: Path
+    servers: Sequence[str] = ()
+    agents: Sequence[str] = ()
+
+    @property
+    def tls(self) -> Path:
+        """The folder of Consul's own certificates and their keys."""
+        return self.run / "tls"
 
     @property
     def roots(self) -> Path:
-        """What Consul's own certificate is verified by."""
-        return self.run / "tls" / "roots.pem"
+        """What Consul's own certificates are verified by."""
+        return self.tls / "roots.pem"
 
     def token_file(self, name: str) -> Path:
         """The file of a token."""
@@ -58,35 +73,46 @@ class Credentials:
         return self._secret(name, str(uuid.uuid4()))
 
     def prepare(self, names: Iterable[str]) -> None:
-        """Make what is missing: the tokens of these names, and Consul's certificate."""
-        for name in (MANAGEMENT, RELEASES, *names):
+        """Make what is missing: the tokens of these names, and Consul's certificates."""
+        for name in (MANAGEMENT, RELEASES, *([AGENT] if self.agents else []), *names):
             self.token(name)
         self._secret(GOSSIP, base64.b64encode(os.urandom(32)).decode())
         now = datetime.now(UTC)
         if not self._good_at(now + _RENEWED_BEFORE):
             self._certify(now)
 
-    def agent(self) -> dict[str, Any]:
-        """What Consul's configuration has of them; to be kept as secret as they are."""
-        folder = self.roots.parent
+    def server(self, folder: Path | None = None) -> dict[str, Any]:
+        """What the configuration of a server has of them; to be kept as secret as they are.
+
+        `folder` is where it finds its certificate, if that is not where it was made.
+        """
         management = self.token(MANAGEMENT)
         return {
-            "acl": {
-                "enabled": True,
-                "default_policy": "deny",
-                "tokens": {"initial_management": management, "agent": management},
-            },
+            **self._agent(
+                folder or self.tls,
+                CONSUL,
+                {"initial_management": management, "agent": management},
+            ),
+            "connect": {"ca_config": {"leaf_cert_ttl": LEAF_TTL}},
+        }
+
+    def client(self, folder: Path) -> dict[str, Any]:
+        """The same of a client agent."""
+        return self._agent(folder, AGENT, {"agent": self.token(AGENT)})
+
+    def _agent(self, folder: Path, name: str, tokens: Mapping[str, str]) -> dict[str, Any]:
+        return {
+            "acl": {"enabled": True, "default_policy": "deny", "tokens": tokens},
             "encrypt": self.token(GOSSIP),
             "tls": {
                 "defaults": {
-                    "ca_file": str(self.roots),
-                    "cert_file": str(folder / "consul.pem"),
-                    "key_file": str(folder / "consul-key.pem"),
+                    "ca_file": str(folder / self.roots.name),
+                    "cert_file": str(folder / f"{name}.pem"),
+                    "key_file": str(folder / f"{name}-key.pem"),
                     "verify_outgoing": True,
                 },
                 "internal_rpc": {"verify_incoming": True, "verify_server_hostname": True},
             },
-            "connect": {"ca_config": {"leaf_cert_ttl": LEAF_TTL}},
         }
 
     def _secret(self, name: str, otherwise: str) -> str:
@@ -95,15 +121,24 @@ class Credentials:
             write_private(file, otherwise.encode())
         return file.read_text(encoding="utf-8").strip()
 
+    def _names(self) -> dict[str, tuple[str, ...]]:
+        """Which certificates there are, and what they are for."""
+        of_agents = {AGENT: (*_LOOPBACK, *self.agents)} if self.agents else {}
+        return {CONSUL: (*_LOOPBACK, _SERVER, *self.servers), **of_agents}
+
     def _good_at(self, instant: datetime) -> bool:
-        file = self.roots.parent / "consul.pem"
-        if not file.exists():
-            return False
-        return x509.load_pem_x509_certificate(file.read_bytes()).not_valid_after_utc > instant
+        for name, names in self._names().items():
+            file = self.tls / f"{name}.pem"
+            if not file.exists():
+                return False
+            found = x509.load_pem_x509_certificate(file.read_bytes())
+            if found.not_valid_after_utc <= instant or _names_of(found) != {*names}:
+                return False
+        return True
 
     def _certify(self, now: datetime) -> None:
         """Make an authority and what it signs, for as long as each other."""
-        authority, own = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+        authority = ec.generate_private_key(ec.SECP256R1())
         issuer = _name("flightmesh, Consul's own TLS")
         root = (
             _draft(issuer, issuer, authority.public_key(), now)
@@ -114,29 +149,12 @@ class Credentials:
             )
             .sign(authority, hashes.SHA256())
         )
-        addresses = [x509.IPAddress(ipaddress.ip_address(each)) for each in ("127.0.0.1", "::1")]
-        names = [*(x509.DNSName(each) for each in _NAMES), *addresses]
-        leaf = (
-            _draft(_name("consul"), issuer, own.public_key(), now)
-            .add_extension(x509.SubjectAlternativeName(names), critical=False)
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_usage(signs_certificates=False), critical=True)
-            .add_extension(
-                x509.ExtendedKeyUsage(
-                    [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-                ),
-                critical=False,
-            )
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key()),
-                critical=False,
-            )
-            .sign(authority, hashes.SHA256())
-        )
-        folder = self.roots.parent
         write_private(self.roots, root.public_bytes(Encoding.PEM))
-        write_private(folder / "consul-key.pem", private_bytes(own))
-        write_private(folder / "consul.pem", leaf.public_bytes(Encoding.PEM))
+        for name, names in self._names().items():
+            key = ec.generate_private_key(ec.SECP256R1())
+            leaf = _leaf(_draft(_name(name), issuer, key.public_key(), now), names, authority)
+            write_private(self.tls / f"{name}-key.pem", private_bytes(key))
+            write_private(self.tls / f"{name}.pem", leaf.public_bytes(Encoding.PEM))
 
 
 def environment(name: str) -> dict[str, str]:
@@ -146,6 +164,39 @@ def environment(name: str) -> dict[str, str]:
     if file.name == operators.OPERATOR:
         found[_TOKEN_FILE] = str(file.with_name(name))
     return found
+
+
+def _leaf(
+    draft: x509.CertificateBuilder, names: Sequence[str], authority: ec.EllipticCurvePrivateKey
+) -> x509.Certificate:
+    """Sign the certificate of one of Consul's agents."""
+    usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+    return (
+        draft.add_extension(
+            x509.SubjectAlternativeName([_general_name(each) for each in names]), critical=False
+        )
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(signs_certificates=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key()),
+            critical=False,
+        )
+        .sign(authority, hashes.SHA256())
+    )
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    """An address is one, everything else a DNS name."""
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
+def _names_of(certificate: x509.Certificate) -> set[str]:
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return {str(each.value) for each in names}
 
 
 def _draft(

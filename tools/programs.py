@@ -178,7 +178,7 @@ def local_agent(settings: Settings) -> Path:
     own = {
         "data_dir": str(settings.run / "consul"),
         "ports": {**doors, "server": ports.consul_server, "serf_lan": ports.consul_serf},
-        **(settings.credentials.agent() if settings.secure else {}),
+        **(settings.credentials.server() if settings.secure else {}),
     }
     file = settings.run / "consul.json"
     write_private(file, json.dumps(own, indent=2).encode())

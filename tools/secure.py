@@ -15,7 +15,7 @@ from consul.std import Consul
 from consulmesh import operators
 from consulmesh.flags import FOLDER
 from consulmesh.identity import write_private
-from tools.credentials import RELEASES
+from tools.credentials import AGENT, RELEASES, Credentials
 from tools.programs import IDENTITIES, Settings
 
 DESCRIPTION: Final = "flightmesh: {}"
@@ -29,6 +29,10 @@ _RULES: Final[Mapping[str, Mapping[str, Any]]] = {
     RELEASES: {
         "service_prefix": {"": {"policy": "write", "intentions": "read"}},
         "node_prefix": {"": {"policy": "read"}},
+    },
+    AGENT: {
+        "node_prefix": {"": {"policy": "write"}},
+        "service_prefix": {"": {"policy": "read"}},
     },
 }
 """What a token may do beyond what its service identity says."""
@@ -86,17 +90,19 @@ def operators_environment(settings: Settings) -> dict[str, str]:
     )
 
 
-def grant(client: Consul, settings: Settings) -> None:
+def grant(client: Consul, credentials: Credentials) -> None:
     """Bring the tokens and their rights to Consul; they are exactly ours afterwards."""
+    has_agents = credentials.token_file(AGENT).exists()
+    granted = {name: rules for name, rules in _RULES.items() if has_agents or name != AGENT}
     policies = {each["Name"]: each["ID"] for each in client.acl.policy.list()}
-    for name, rules in _RULES.items():
+    for name, rules in granted.items():
         policy = _policy_name(name)
         if policy in policies:
             client.acl.policy.update(policies[policy], name=policy, rules=rules)
         else:
             client.acl.policy.create(name=policy, rules=rules)
-    for name in _RULES:
-        _grant(client, name, settings.credentials.token(name))
+    for name in granted:
+        _grant(client, name, credentials.token(name))
 
 
 def _grant(client: Consul, name: str, secret: str) -> None:
@@ -104,7 +110,7 @@ def _grant(client: Consul, name: str, secret: str) -> None:
     rights: dict[str, Any] = {
         "description": DESCRIPTION.format(name),
         "policies_name": [_policy_name(name)],
-        "service_identities": [] if name == RELEASES else [{"ServiceName": name}],
+        "service_identities": [] if name in {RELEASES, AGENT} else [{"ServiceName": name}],
     }
     try:
         there = client.acl.token.read_self(token=secret)

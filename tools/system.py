@@ -82,7 +82,7 @@ def let_in(settings: Settings, supervisor: Supervisor, base: list[Program]) -> N
         announce.changes(supervisor.update(base))
     with administration(settings, MANAGEMENT) as client:
         wait_for_consul(settings, supervisor, client)
-        secure.grant(client, settings)
+        secure.grant(client, settings.credentials)
 
 
 def administration(settings: Settings, by: str = OPERATOR) -> Administration:

@@ -1,4 +1,4 @@
-"""Exit 0 when the gRPC server of this container says SERVING: the container's health check."""
+"""Exit 0 when the health port of this container says SERVING: the container's health check."""
 
 import os
 import sys
@@ -11,8 +11,9 @@ from grpc_health.v1 import (  # type: ignore[import-untyped]  # it has no stubs
 
 
 def main() -> None:
-    """Entry point."""
-    with grpc.insecure_channel(f"127.0.0.1:{os.environ['MESH_PORT']}") as channel:
+    """Entry point. The health port is in plain text in either profile."""
+    host = os.environ.get("MESH_HOST", "127.0.0.1")
+    with grpc.insecure_channel(f"{host}:{os.environ['MESH_HEALTH_PORT']}") as channel:
         answer = health_pb2_grpc.HealthStub(channel).Check(
             health_pb2.HealthCheckRequest(), timeout=3
         )

@@ -91,7 +91,13 @@ async def authority() -> AsyncIterator[Authority]:
 
 @asynccontextmanager
 async def joined(
-    authority: Authority, folder: Path, service: str, number: int = 1, *, isolated: bool = True
+    authority: Authority,
+    folder: Path,
+    service: str,
+    number: int = 1,
+    *,
+    isolated: bool = True,
+    health_port: int = 0,
 ) -> AsyncIterator[Mesh]:
     """Be a process of a service in the secure profile."""
     config = MeshConfig(
@@ -102,6 +108,7 @@ async def joined(
         state_dir=folder,
         instance_id=f"{service}-{number}",
         isolated=isolated,
+        health_port=health_port,
         secure=True,
     )
     async with Mesh.join(service, config) as mesh:
@@ -116,10 +123,15 @@ async def identified(mesh: Mesh) -> None:
 
 @asynccontextmanager
 async def served(
-    authority: Authority, folder: Path, number: int = 1, *, service: str = "echo"
+    authority: Authority,
+    folder: Path,
+    number: int = 1,
+    *,
+    service: str = "echo",
+    health_port: int = 0,
 ) -> AsyncIterator[Mesh]:
     """Serve what echo serves, as an instance of a service."""
-    async with joined(authority, folder, service, number) as mesh:
+    async with joined(authority, folder, service, number, health_port=health_port) as mesh:
         server = mesh.server(status_codes={})
         server.add_registered_method_handlers(SERVICE, handlers(mesh))
         serving = asyncio.create_task(mesh.serve(server))

@@ -10,9 +10,14 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from grpc_health.v1 import (  # type: ignore[import-untyped]  # it has no stubs
+    health_pb2,
+    health_pb2_grpc,
+)
 
 from consulmesh import Mesh, MeshConfig
 from consulmesh.consul_api import ConsulApi, Query
+from consulmesh.testing.ports import free_port
 from tests.consulmesh.consuls import asked_until
 from tests.consulmesh.secured import (
     Authority,
@@ -209,6 +214,25 @@ async def test_nobody_is_signed_as_somebody_else(authority: Authority, tmp_path:
         await until(lambda: bool(mesh._security and mesh._security.domains()), seconds=20)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(mesh._security.ready(), 1.0)
+
+
+async def test_health_is_on_the_port_that_was_asked_for(
+    authority: Authority, tmp_path: Path
+) -> None:
+    """Who cannot ask Consul, as a kubelet, knows the port; it answers for the proto service."""
+    port = free_port()
+    async with served(authority, tmp_path, health_port=port):
+        async with ConsulApi(authority.consul.url, authority.consul.token) as api:
+            listed = (await asked_until(api, Query.health("echo", passing="1"), bool)).data
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            asked = health_pb2_grpc.HealthStub(channel)
+            answers = [
+                await asked.Check(health_pb2.HealthCheckRequest(service=name), timeout=10)
+                for name in ("", SERVICE)
+            ]
+
+    assert [answer.status for answer in answers] == [health_pb2.HealthCheckResponse.SERVING] * 2
+    assert [entry["Service"]["Port"] for entry in listed] != [port]
 
 
 async def test_health_is_all_that_is_plain(authority: Authority, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from consulmesh.garbage import THRESHOLDS
 from consulmesh.lifecycle import JobFailedError
 from consulmesh.registration import Check
 from consulmesh.testing import FakeConsul
+from consulmesh.testing.ports import free_port
 from tests.consulmesh.xds_process import SERVICE, handlers
 from tests.consulmesh.xds_world import call, until
 
@@ -364,3 +365,22 @@ async def test_metrics_say_what_is_known_of_each_upstream(tmp_path: Path) -> Non
     assert any(
         line.startswith('mesh_watch_age_seconds{query="/v1/health/service/echo"') for line in lines
     )
+
+
+async def test_a_health_port_is_there_without_mtls_too(tmp_path: Path) -> None:
+    """Where one is asked for, the check goes there in either profile, and calls to their port."""
+    port = free_port()
+    async with FakeConsul() as consul, served(consul, tmp_path, health_port=port) as mesh:
+        checks = [
+            check["Definition"].get("grpc")
+            for check in consul.state.services[mesh.instance_id].checks.values()
+        ]
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await call(channel, timeout=10)
+        async with grpc.aio.insecure_channel(mesh.address) as channel:
+            answer = await call(channel, timeout=10)
+
+    assert checks == [f"127.0.0.1:{port}/{SERVICE}"]
+    assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert answer == "echo-1"

@@ -9,6 +9,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]  # for one file, stubs are not worth it
 
 from tools.binaries import ROOT
+from tools.programs import DURABLE
 
 COMPOSE: Final[dict[str, Any]] = yaml.safe_load(
     (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
@@ -17,10 +18,14 @@ SERVICES: Final[dict[str, dict[str, Any]]] = COMPOSE["services"]
 OURS: Final = sorted(name for name, service in SERVICES.items() if "build" in service)
 FOREIGN: Final = sorted(SERVICES.keys() - OURS)
 ADDED: Final = {
-    # their entrypoints begin as root, own the data folder, and go on as a user of their own
-    "consul": {"CHOWN", "SETGID", "SETUID"},
+    # its entrypoint begins as root, owns the data folder, and goes on as a user of its own
     "postgres": {"CHOWN", "DAC_READ_SEARCH", "FOWNER", "SETGID", "SETUID"},
 }
+MEMBERS: Final = ("schedule", "pricing", "flight-search", "booking", "gateway-bff", "mesh-ads")
+ONCE: Final = ("secrets", "config")
+TOOLS: Final = ("operator", "token")
+OWNER: Final = "10001:10001"
+"""Who owns what `secrets` makes: the user of our image."""
 WRITTEN: Final = {"postgres"}
 """Compose cannot hand a secret out of the environment to a read-only container."""
 SECRET: Final = re.compile("password|token|secret|key", re.IGNORECASE)
@@ -50,7 +55,7 @@ def test_the_image_does_not_run_as_root() -> None:
     after = [name for name, _ in stage[[name for name, _ in stage].index("USER") :]]
 
     assert users == ["flightmesh"]
-    assert "--uid 10001" in made[0]
+    assert "--uid 10001 --gid 10001" in made[0]
     assert "flightmesh" in shlex.split(made[0])
     assert not any("--chown" in each or "--chmod" in each for each in copies)
     assert {"COPY", "ADD", "RUN"}.isdisjoint(after)
@@ -77,7 +82,9 @@ def test_a_container_gains_no_rights(name: str) -> None:
     assert service["cap_drop"] == ["ALL"]
     assert {*service.get("cap_add", ())} == ADDED.get(name, set())
     assert service["security_opt"] == ["no-new-privileges:true"]
-    assert not service.keys() & {"privileged", "devices", "pid", "ipc", "network_mode", "user"}
+    assert not service.keys() & {"privileged", "devices", "pid", "ipc"}
+    assert service.get("network_mode", "none") == "none"
+    assert service.get("user") == (OWNER if name == "consul" else None)
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -92,17 +99,112 @@ def test_a_container_cannot_be_written(name: str) -> None:
     assert not any("docker.sock" in mount[0] for mount in mounts)
 
 
-def test_keys_are_read_only_but_for_who_makes_them() -> None:
-    """The issuer's volume is mounted to be read everywhere else."""
-    mounts = {
-        name: mount.split(":")[-1]
-        for name, service in SERVICES.items()
-        for mount in service.get("volumes", ())
-        if mount.startswith("keys:")
-    }
+def mounted(name: str) -> dict[str, tuple[str, str]]:
+    """The named volumes of a container: where, and `ro` or `rw`."""
+    found = {}
+    for mount in SERVICES[name].get("volumes", ()):
+        volume, target, *mode = mount.split(":")
+        if not volume.startswith("."):
+            found[volume] = (target, *mode) if mode else (target, "rw")
+    return found
 
-    assert mounts.pop("issuer") == "/keys"
-    assert {*mounts.values()} == {"ro"}
+
+def test_no_container_has_anothers_secrets() -> None:
+    """Who makes them and who tells Consul have all, for a moment; everybody else its own."""
+    secret = {
+        name: {
+            volume: how for volume, how in mounted(name).items() if how[0].startswith("/secrets")
+        }
+        for name in SERVICES
+    }
+    making = secret.pop("secrets")
+
+    assert secret == {
+        **{name: {f"{name}-secrets": (f"/secrets/{name}", "ro")} for name in MEMBERS},
+        "consul": {"consul-secrets": ("/secrets/consul", "ro")},
+        "operator": {"operator-secrets": ("/secrets/operator", "ro")},
+        "config": {"all": ("/secrets/all", "ro")},
+        "token": {"issuer": ("/secrets/issuer", "rw")},
+        "postgres": {},
+    }
+    assert {volume: target for volume, (target, _) in making.items()} == {
+        volume: target for each in secret.values() for volume, (target, _) in each.items()
+    }
+    assert {SERVICES[name]["restart"] for name in ONCE} == {"no"}
+    assert all(SERVICES[name]["profiles"] == ["operator"] for name in TOOLS)
+
+
+@pytest.mark.parametrize("name", [*MEMBERS, "operator"])
+def test_a_process_is_told_its_own_secrets(name: str) -> None:
+    """It is in the secure profile, by TLS, with a file of its own volume for each secret."""
+    environment = SERVICES[name]["environment"]
+    files = {key: value for key, value in environment.items() if value.startswith("/")}
+
+    assert environment["MESH_SECURE"] == "true"
+    assert environment["CONSUL_HTTP_ADDR"].startswith("https://consul:")
+    assert "CONSUL_HTTP_TOKEN" not in environment
+    assert files["CONSUL_HTTP_TOKEN_FILE"] == f"/secrets/{name}/tokens/{name}"
+    assert files["CONSUL_CACERT"] == f"/secrets/{name}/tls/roots.pem"
+    assert all(value.startswith(f"/secrets/{name}/") for value in files.values())
+
+
+def test_new_volumes_belong_to_the_images_user() -> None:
+    """The folders over which volumes are mounted are in the image, and nobody else's."""
+    (made,) = (rest for name, rest in last_stage() if name == "RUN")
+    folders = {word for word in shlex.split(made) if word.startswith("/")}
+    targets = {target for name in OURS for target, _ in mounted(name).values()}
+
+    assert "--owner=flightmesh --mode=0700" in made
+    assert targets <= folders
+    assert mounted("consul")["consul-data"] == ("/var/lib/consul", "rw")
+    assert "/var/lib/consul" in targets
+
+
+def test_consul_is_asked_by_tls_alone() -> None:
+    """Plain HTTP and gRPC have no port; what its configuration is made of is not in the file."""
+    words = SERVICES["consul"]["command"]
+
+    assert {"-http-port=-1", "-https-port=8501", "-grpc-tls-port=8503"} <= {*words}
+    assert "-config-file=/secrets/consul/consul.json" in words
+
+
+def test_containers_are_in_the_networks_that_they_need() -> None:
+    """PostgreSQL is seen by those that keep data there, and nobody there reaches the outside."""
+    networks = {name: {*service.get("networks", ())} for name, service in SERVICES.items()}
+
+    assert {name for name, of in networks.items() if "data" in of} == {"postgres", *DURABLE}
+    assert networks["postgres"] == {"data"}
+    assert COMPOSE["networks"]["data"] == {"internal": True}
+    assert {name for name, of in networks.items() if "public" in of} == {"gateway-bff"}
+    assert {name for name, of in networks.items() if not of} == {"secrets", "token"}
+
+
+def documented() -> set[str]:
+    """The variables of the tables in docs/operations.md."""
+    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    return {*re.findall(r"^\| `([A-Z_]+)` \|", text, re.MULTILINE)}
+
+
+def test_variables_are_those_that_are_read() -> None:
+    """A name that no process knows would be a setting without effect."""
+    image = {
+        word.partition("=")[0] for n, rest in last_stage() if n == "ENV" for word in rest.split()
+    }
+    told = {key for name in OURS for key in SERVICES[name].get("environment", {})}
+
+    assert (told | image) - {"PATH", "PYTHONUNBUFFERED"} <= documented()
+
+
+def test_health_is_asked_for_at_the_health_port() -> None:
+    """The image names the port, and its check asks there; the gateway has one of its own."""
+    (settings,) = (rest for name, rest in last_stage() if name == "ENV")
+    script = (ROOT / "deploy" / "container" / "healthcheck.py").read_text(encoding="utf-8")
+    own = {name for name in MEMBERS if "healthcheck" in SERVICES[name]}
+
+    assert "MESH_HEALTH_PORT=" in settings
+    assert "MESH_HEALTH_PORT" in script
+    assert own == {"gateway-bff"}
+    assert "/readyz" in json.dumps(SERVICES["gateway-bff"]["healthcheck"])
 
 
 def test_ports_beyond_loopback_are_the_gateways() -> None:
@@ -129,7 +231,7 @@ def test_the_compose_file_has_no_secret() -> None:
     passwords = [re.search(r"//[^:/]+:([^@]*)@", str(value)) for value in given]
 
     assert all(found is None or found[1].startswith("${") for found in passwords)
-    assert all(value.startswith(("/", "http://", "postgresql://")) for value in given), json.dumps(
+    assert all(value.startswith(("/", "https://", "postgresql://")) for value in given), json.dumps(
         sorted(given)
     )
     assert COMPOSE["secrets"] == {"postgres-password": {"environment": "POSTGRES_PASSWORD"}}
