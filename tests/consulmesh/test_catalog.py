@@ -75,9 +75,9 @@ async def test_instances_come_and_go(api: ConsulApi, catalog: Catalog) -> None:
     """A registration and a single deregistration are told as they happen."""
     views = await two_instances(api, catalog)
     await withdraw(api, registration("pair", 1, number=1))
-    await views.until(lambda _: views.ids() == ["pair-2"], 1)
+    await views.until(lambda _: views.ids() == ["pair-2"])
     await withdraw(api, registration("pair", 2, number=2))
-    await views.until(lambda _: views.ids() == [], 1)
+    await views.until(lambda _: views.ids() == [])
 
     assert catalog.get("pair") is views.all[-1]
 
@@ -89,7 +89,7 @@ async def test_defaults_of_the_caller_are_followed(fake: FakeConsul, catalog: Ca
         await each.until(lambda view: view.defaults == {})
     fake.state.put_config({"Kind": "service-defaults", "Name": "caller", "Protocol": "grpc"})
     for each in views:
-        await each.until(lambda view: view.defaults.get("Protocol") == "grpc", 2)
+        await each.until(lambda view: view.defaults.get("Protocol") == "grpc")
 
     assert [len(each.all) for each in views] == [2, 2]
 
