@@ -2,6 +2,7 @@ import asyncio
 import io
 import json
 import re
+import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -16,7 +17,7 @@ from consulmesh.logs import AccessRecord
 from flights.pricing.v1.pricing_pb2 import GetQuoteResponse
 from flights.search.v1.search_pb2 import SearchAirportsResponse, SearchItinerariesResponse
 from gateway_bff.app import create_app
-from gateway_bff.server import listening
+from gateway_bff.server import _bound, listening
 from gateway_bff.upstreams import Upstreams
 from tests.gateway_bff import examples
 from tests.gateway_bff.conftest import SETTINGS, Gateway
@@ -254,6 +255,18 @@ async def test_a_body_without_end_is_cut_off(impatient: Gateway) -> None:
         await asyncio.wait_for(upload(), 20)
     writer.close()
     reader.feed_eof()
+
+
+def test_a_body_does_not_wait_for_the_acknowledgement_of_its_headers() -> None:
+    """Nagle's algorithm is off on every connection, whatever event loop serves it."""
+    with (
+        _bound("127.0.0.1", 0) as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as accepted,
+    ):
+        delays = accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 0
+
+    assert not delays
 
 
 async def test_a_body_of_the_limit_is_read(gateway: Gateway) -> None:
