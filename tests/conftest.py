@@ -7,8 +7,16 @@ from hypothesis import settings
 
 from tests.chaos import figures
 from tests.databases import database_url, databases, durable_postgres, engine, postgres
+from tests.loaded_timetable import loaded_timetable
 
-__all__ = ["database_url", "databases", "durable_postgres", "engine", "postgres"]
+__all__ = [
+    "database_url",
+    "databases",
+    "durable_postgres",
+    "engine",
+    "loaded_timetable",
+    "postgres",
+]
 
 # a slow machine breaks no property
 settings.register_profile("flightmesh", deadline=None)

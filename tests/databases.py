@@ -126,7 +126,7 @@ class OwnPostgres(Postgres):
         """Stop at once, as a power failure would: the next start recovers from the log."""
         master = psutil.Process(self._running.pid)
         master.send_signal(signal.SIGQUIT)
-        master.wait(10)
+        master.wait(60)
 
     def start(self) -> None:
         """Start again, on the same socket; returns when connections are accepted."""

@@ -21,7 +21,7 @@ import aiohttp
 
 from consulmesh.testing.ports import free_ports
 
-START_TIMEOUT = timedelta(seconds=20)
+START_TIMEOUT = timedelta(seconds=60)
 POLL = 0.02  # seconds; Consul has no way to say that it has a leader
 SETTINGS = """
 performance { raft_multiplier = 1 }

@@ -219,7 +219,7 @@ class System:
     async def finished(self, instance: Instance) -> None:
         """Wait until no saga is under way."""
         query = select(sagas.c.booking_id).where(sagas.c.due_time.is_not(None)).limit(1)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 seen = instance.db.version
                 if not await instance.db.read(lambda connection: connection.execute(query).all()):

@@ -28,7 +28,7 @@ async def known(instance: Instance) -> set[str]:
 
 async def until(instance: Instance, holds: Callable[[list[Booking], set[str]], bool]) -> None:
     """Wait until something holds of all bookings and of the flights known to be cancelled."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             seen = instance.db.version
             found = await instance.db.read(
@@ -243,7 +243,7 @@ async def test_removed_flight(system: System) -> None:
 async def followed(system: System, instance: Instance) -> None:
     """Wait until a snapshot of schedule's flights has been taken."""
     query = select(inbox.position.c.epoch).where(inbox.position.c.epoch == system.schedule.stream)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             seen = instance.db.version
             if await instance.db.read(lambda connection: connection.execute(query).first()):

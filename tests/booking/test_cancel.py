@@ -1,4 +1,5 @@
 import asyncio
+from datetime import timedelta
 
 import grpc
 import pytest
@@ -71,8 +72,13 @@ async def test_release_outlives_its_instance(system: System) -> None:
     await gate.reached.wait()
     await dying.crash()
     gate.open()
+    instance = await system.start()
+    await system.check(instance)
+    request = pb.GetBookingRequest(booking_id=booking.booking_id)
+    shown = (await instance.stub.GetBooking(request, metadata=system.user())).booking
 
-    await system.check(await system.start())
+    assert shown.status == pb.BOOKING_STATUS_CANCELLED
+    assert not system.schedule.taken()
 
 
 async def test_repetition(system: System) -> None:
@@ -156,9 +162,9 @@ async def test_pending_booking(system: System) -> None:
     gate = Gate()
     system.schedule.faults.plan("HoldSeats", Fault(gate=gate))
     request = await system.request()
-    pending = (
-        await instance.stub.CreateBooking(request, metadata=system.user(), timeout=1)
-    ).booking
+    request.wait.FromTimedelta(timedelta(0))
+    pending = (await instance.stub.CreateBooking(request, metadata=system.user())).booking
+    await gate.reached.wait()
 
     status = await refusal(system, instance, pending.booking_id)
     gate.open()

@@ -42,7 +42,7 @@ async def test_step_during_a_saga(system: System, method: str, step: timedelta) 
     owner.faults.plan(method, LOST_REPLY, Fault(gate=gate), LOST_REPLY)
     request = await system.request()
     call = asyncio.ensure_future(create(system, instances[0].stub, request))
-    await asyncio.wait_for(gate.reached.wait(), 10)
+    await asyncio.wait_for(gate.reached.wait(), 30)
     for clock in clocks:
         clock.offset = step
     gate.open()
@@ -85,7 +85,7 @@ async def test_takeover(system: System, step: timedelta) -> None:
     dying = await system.start(SHORT)
     request = await system.request()
     call = asyncio.ensure_future(create(system, dying.stub, request))
-    await asyncio.wait_for(gate.reached.wait(), 10)
+    await asyncio.wait_for(gate.reached.wait(), 30)
     await dying.crash()
     gate.open()
     await asyncio.gather(call, return_exceptions=True)

@@ -1,4 +1,5 @@
 import asyncio
+from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
@@ -10,6 +11,7 @@ import pytest
 from consulmesh.errors import Status
 from consulmesh.wellknown import amount
 from flights.booking.v1 import booking_pb2 as pb
+from flights.type.v1.cabin_pb2 import CABIN_ECONOMY
 from tests.booking.system import CAPACITY, FAST, FLIGHTS, System
 from tests.fakes.faults import LOST_REPLY, UNREACHABLE, Fault, Gate, refused
 from tests.fakes.pricing import FARE, TAXES
@@ -212,8 +214,18 @@ async def test_client_goes_away_at_once(system: System) -> None:
         call = instance.stub.CreateBooking(request, metadata=system.user())
         await asyncio.wait({asyncio.ensure_future(_wait(call))}, timeout=tenth / 1000)
         call.cancel()
-
     await system.check(instance)
+    again = [
+        (await instance.stub.CreateBooking(request, metadata=system.user())).booking
+        for request in requests
+    ]
+    await system.check(instance)
+
+    assert {one.status for one in again} == {pb.BOOKING_STATUS_CONFIRMED}
+    assert len({one.booking_id for one in again}) == len(requests)
+    assert system.schedule.taken() == Counter(
+        {(flight, CABIN_ECONOMY): len(requests) for flight in FLIGHTS[:2]}
+    )
 
 
 async def _wait(call: grpc.aio.UnaryUnaryCall[Any, Any]) -> None:
@@ -228,7 +240,7 @@ async def test_deadline_shorter_than_the_work(system: System) -> None:
     system.schedule.faults.plan("HoldSeats", Fault(gate=gate))
 
     pending = (
-        await instance.stub.CreateBooking(request, metadata=system.user(), timeout=0.5)
+        await instance.stub.CreateBooking(request, metadata=system.user(), timeout=2)
     ).booking
     gate.open()
     settled = (await instance.stub.CreateBooking(request, metadata=system.user())).booking
@@ -270,7 +282,7 @@ async def test_wait_longer_than_the_deadline(system: System) -> None:
     system.schedule.faults.plan("HoldSeats", Fault(gate=gate))
 
     pending = (
-        await instance.stub.CreateBooking(request, metadata=system.user(), timeout=0.5)
+        await instance.stub.CreateBooking(request, metadata=system.user(), timeout=2)
     ).booking
     gate.open()
 

@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 
 import grpc
@@ -83,7 +84,10 @@ async def test_repetition_while_pending(system: System) -> None:
     waiting = asyncio.ensure_future(_response(first))
     await gate.reached.wait()
 
-    second = await instances[1].stub.CreateBooking(request, metadata=system.user(), timeout=0.3)
+    brief = pb.CreateBookingRequest()
+    brief.CopyFrom(request)
+    brief.wait.FromTimedelta(timedelta(milliseconds=300))
+    second = await instances[1].stub.CreateBooking(brief, metadata=system.user())
     gate.open()
     third = await instances[1].stub.CreateBooking(request, metadata=system.user())
 

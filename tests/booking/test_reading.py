@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
 
 import grpc
 import pytest
@@ -144,7 +145,9 @@ async def test_watch(system: System) -> None:
     gate = Gate()
     system.schedule.faults.plan("HoldSeats", Fault(gate=gate))
     request = await system.request()
-    pending = await instances[0].stub.CreateBooking(request, metadata=system.user(), timeout=1)
+    request.wait.FromTimedelta(timedelta(0))
+    pending = await instances[0].stub.CreateBooking(request, metadata=system.user())
+    await gate.reached.wait()
     watch = instances[1].stub.WatchBooking(
         pb.WatchBookingRequest(booking_id=pending.booking.booking_id), metadata=system.user()
     )
@@ -290,7 +293,8 @@ async def test_watch_with_a_deadline(system: System) -> None:
     gate = Gate()
     system.schedule.faults.plan("HoldSeats", Fault(gate=gate))
     request = await system.request()
-    pending = await instance.stub.CreateBooking(request, metadata=system.user(), timeout=1)
+    request.wait.FromTimedelta(timedelta(0))
+    pending = await instance.stub.CreateBooking(request, metadata=system.user())
     watch = instance.stub.WatchBooking(
         pb.WatchBookingRequest(booking_id=pending.booking.booking_id),
         metadata=system.user(),

@@ -143,7 +143,7 @@ async def test_frozen_owner_wakes_up(system: System, at: int) -> None:
     assert booking.status == pb.BOOKING_STATUS_CONFIRMED
     assert store.recorded[-1] is None
     assert system.schedule.faults.calls.total() == calls
-    assert max(system.schedule.epochs.values()) == 2
+    assert max(system.schedule.epochs.values()) >= 2
     await system.check(frozen)
 
 
@@ -225,7 +225,7 @@ async def test_many_at_once(system: System) -> None:
     requests = [await system.request(passengers=1) for _ in range(15)]
     calls = [dying.stub.CreateBooking(one, metadata=system.user()) for one in requests]
     waiting = [asyncio.ensure_future(_end(call)) for call in calls]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while system.schedule.faults.calls["HoldSeats"] < 20:
             await dying.db.changed(dying.db.version)
     await dying.crash()

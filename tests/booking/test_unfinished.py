@@ -163,7 +163,7 @@ async def test_metrics(system: System) -> None:
     counting = asyncio.create_task(
         metrics.count_unfinished(sagas, lambda: instant(booking.create_time) + age)
     )
-    await asyncio.wait_for(sagas.counted.wait(), 5)
+    await asyncio.wait_for(sagas.counted.wait(), 20)
     counting.cancel()
     await asyncio.gather(counting, return_exceptions=True)
     gate.open()

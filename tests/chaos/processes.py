@@ -24,7 +24,7 @@ from typing import Any, Final
 from tests.chaos.launch import Launch
 
 ROOT: Final = Path(__file__).parents[2]
-PATIENCE: Final = 30.0  # seconds in which a process does what it does at once
+PATIENCE: Final = 60.0  # seconds in which a process does what it does at once
 
 
 class DiedError(Exception):

@@ -21,7 +21,7 @@ from tests.chaos.timetable import FLIGHTS, id_of
 from tests.chaos.world import World
 
 USER: Final = "ann"
-PATIENCE: Final = 5.0  # seconds for a read
+PATIENCE: Final = 30.0  # seconds for a read
 
 
 class Scene:

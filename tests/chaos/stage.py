@@ -18,8 +18,8 @@ from tests.chaos.scenarios import Scene
 from tests.chaos.timetable import FLIGHTS, flight
 from tests.chaos.world import World
 
-REACHED: Final = 20.0  # seconds in which a scenario comes to the point
-PLAYED: Final = 60.0  # seconds in which everybody has their answers after a crash
+REACHED: Final = 60.0  # seconds in which a scenario comes to the point
+PLAYED: Final = 120.0  # seconds in which everybody has their answers after a crash
 
 
 class CellFailedError(Exception):

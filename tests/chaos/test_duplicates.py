@@ -28,7 +28,7 @@ from tests.booking.system import FLIGHTS, System, booking_system
 from tests.chaos.figures import LONG, at_most, figure
 from tests.fakes.faults import STATUS_CODES, Lost
 
-pytestmark = pytest.mark.timeout(3600 if LONG else 120)
+pytestmark = pytest.mark.timeout(3600 if LONG else 600)
 
 KEYS = 1_000 if LONG else 30
 DUPLICATES = 50

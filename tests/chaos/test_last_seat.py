@@ -36,7 +36,7 @@ from schedule.window_store import insert_flights
 from tests.chaos.figures import LONG, at_most, figure
 from tests.schedule.samples import NOW, FixedClock, sample
 
-pytestmark = pytest.mark.timeout(3600 if LONG else 120)
+pytestmark = pytest.mark.timeout(3600 if LONG else 600)
 
 CLIENTS = 200
 ROUNDS = 500 if LONG else 10

@@ -30,7 +30,7 @@ WINDOW: Final = 65_535  # octets that the reader has room for, as HTTP/2 says
 MEGABYTE: Final = 1_000_000
 PATH: Final = "/flights.schedule.v1.ScheduleService/WatchFlights"
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(600)
 
 
 class Stream:

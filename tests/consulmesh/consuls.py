@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 import grpc
 from grpc_health.v1 import (  # type: ignore[import-untyped]  # it has no stubs
@@ -19,6 +19,10 @@ from consulmesh.registration import Check, Registration
 from consulmesh.testing import FakeConsul, RealConsul
 
 AnyConsul = FakeConsul | RealConsul
+SLACK: Final = 10.0
+"""Seconds that a machine with other work may add to what Consul and we take by ourselves."""
+ENDLESS: Final = timedelta(minutes=5)
+"""A wait that no test sits out, so that only news end it."""
 PROTO_SERVICE = "tests.v1.TestedService"
 
 
@@ -105,19 +109,19 @@ async def withdraw(api: ConsulApi, instance: Registration) -> None:
 
 
 async def asked_until(
-    api: ConsulApi, query: Query, condition: Callable[[Any], bool], seconds: float = 10
+    api: ConsulApi, query: Query, condition: Callable[[Any], bool], seconds: float = 30
 ) -> Answer:
-    """Ask with blocking queries until the data satisfy a condition."""
+    """Ask with blocking queries until the data satisfy a condition; each ends by news alone."""
     index = 0
     async with asyncio.timeout(seconds):
         while True:
-            answer = await api.ask(query, index=index, wait=timedelta(seconds=10))
+            answer = await api.ask(query, index=index, wait=ENDLESS)
             if condition(answer.data):
                 return answer
             index = answer.index
 
 
-async def missed(catalog: Catalog, seconds: float = 10) -> None:
+async def missed(catalog: Catalog, seconds: float = 30) -> None:
     """Wait until every watch has met that Consul is away.
 
     One that is replaced between two requests of a watch is noticed when the wait of the next is
@@ -141,7 +145,7 @@ class Views:
         (instances,) = (view or self.all[-1]).instances_by_target.values()
         return [instance.id for instance in instances]
 
-    async def until(self, condition: Callable[[Upstream], bool], seconds: float = 12) -> Upstream:
+    async def until(self, condition: Callable[[Upstream], bool], seconds: float = 20) -> Upstream:
         """Wait until the last view satisfies a condition."""
         async with asyncio.timeout(seconds):
             while not (self.all and condition(self.all[-1])):

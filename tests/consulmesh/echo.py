@@ -20,7 +20,7 @@ def text(value: str) -> StringValue:
     return StringValue(value=value)
 
 
-async def until(condition: Callable[[], object], seconds: float = 2.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
     """Waits for what no event tells."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - see above

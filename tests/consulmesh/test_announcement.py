@@ -8,12 +8,12 @@ from typing import Never
 
 import pytest
 
-from consulmesh.announcement import Announcement
+from consulmesh.announcement import CALL_TIMEOUT, Announcement
 from consulmesh.consul_api import ConsulApi, Query
 from consulmesh.instances import Listed, Status
 from consulmesh.registration import Check, Registration
 from consulmesh.testing import FakeConsul, Fault
-from tests.consulmesh.consuls import asked_until, registration, tell
+from tests.consulmesh.consuls import SLACK, asked_until, registration, tell
 
 HEALTH = Query.health("announced")
 
@@ -58,7 +58,7 @@ async def test_entering_waits_for_nothing(fake: FakeConsul, api: ConsulApi) -> N
         told = announcement.registered.is_set()
     fake.fault = None
 
-    assert took < 0.1
+    assert took < CALL_TIMEOUT.total_seconds()
     assert not told
 
 
@@ -74,7 +74,7 @@ async def test_a_forgetful_agent_is_told_again_at_once_and_as_passing(
         took = time.monotonic() - began
 
     assert [Listed.of(entry).instance.status for entry in answer.data] == [Status.PASSING]
-    assert took < 1.5
+    assert took < SLACK  # the next look by itself would be half a minute later
 
 
 async def test_a_deregistration_by_others_is_undone(fake: FakeConsul, api: ConsulApi) -> None:
@@ -98,12 +98,14 @@ async def test_an_agent_that_never_keeps_us_is_told_at_most_once_a_second(
             await asyncio.sleep(0.001)
 
     dropping = asyncio.create_task(drop())
+    began = time.monotonic()
     async with Announcement(api, announced()):
         await asyncio.sleep(3.2)
+    took = time.monotonic() - began
     dropping.cancel()
     registrations = fake.requests_of("/v1/agent/service/register")
 
-    assert len(registrations) <= 5
+    assert len(registrations) <= took + 2
 
 
 async def test_an_id_that_another_process_took_is_left_to_it(
@@ -150,7 +152,7 @@ async def test_the_environment_changes_no_registration(
     with api.administration(timedelta(seconds=1)) as client:
         token = client.token
     async with Announcement(api, announced()) as announcement:
-        await asyncio.wait_for(announcement.registered.wait(), 5)
+        await asyncio.wait_for(announcement.registered.wait(), 20)
 
     assert token is None
     assert fake.requests_of("/v1/agent/service/register")

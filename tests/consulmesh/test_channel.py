@@ -223,10 +223,13 @@ async def test_a_stream_that_nobody_holds_is_cancelled(
     if kind != "Collect":
         await call.read()
     await until(lambda: upstream.calls == 1)
+    open_still = not upstream.ended.is_set()
     del call
     gc.collect()
+    await asyncio.wait_for(upstream.ended.wait(), 20)
 
-    await asyncio.wait_for(upstream.ended.wait(), 1)
+    assert open_still
+    assert upstream.calls == 1
 
 
 async def test_a_stream_is_held_by_whoever_iterates_over_it(stub: EchoStub) -> None:

@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from consulmesh.announcement import Announcement
+from consulmesh.announcement import LEAVE_TIMEOUT, Announcement
 from consulmesh.catalog import Catalog
 from consulmesh.consul_api import ConsulApi, ConsulError, Query
 from consulmesh.instances import Listed, Locality, Status
@@ -21,6 +21,8 @@ from consulmesh.registration import Check
 from consulmesh.testing import FakeConsul, real_consul
 from consulmesh.topology import topology
 from tests.consulmesh.consuls import (
+    ENDLESS,
+    SLACK,
     AnyConsul,
     Views,
     asked_until,
@@ -169,7 +171,7 @@ async def test_a_dead_instance_is_critical_within_two_intervals(api: ConsulApi) 
     began = time.monotonic()
     await asked_until(api, query, partial(shows, Status.CRITICAL))
 
-    assert time.monotonic() - began < 2.5
+    assert time.monotonic() - began < 2.5 + SLACK
 
 
 async def test_an_instance_that_says_not_serving_is_critical(api: ConsulApi) -> None:
@@ -216,14 +218,12 @@ async def test_deregistration_wakes_both_watches(api: ConsulApi) -> None:
     health = await asked_until(api, Query.health("leaving"), bool)
     guard = await api.ask(Query.agent_service("leaving-1"))
     waiting = [
-        asyncio.create_task(
-            api.ask(Query.health("leaving"), index=health.index, wait=timedelta(seconds=9))
-        ),
+        asyncio.create_task(api.ask(Query.health("leaving"), index=health.index, wait=ENDLESS)),
         asyncio.create_task(
             api.ask(
                 Query.agent_service("leaving-1"),
                 content_hash=guard.content_hash,
-                wait=timedelta(seconds=9),
+                wait=ENDLESS,
             )
         ),
     ]
@@ -233,7 +233,7 @@ async def test_deregistration_wakes_both_watches(api: ConsulApi) -> None:
     gone = await asked_until(api, Query.health("leaving"), lambda d: d == [])
     _, unknown = await asyncio.gather(*waiting)
 
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < SLACK
     assert gone.data == []
     assert unknown.data is None
 
@@ -301,14 +301,14 @@ async def test_service_defaults_wake_and_shape_the_chain(consul: AnyConsul, api:
         "Protocol": "grpc",
         "Meta": {"retryable-methods": "Get,List"},
     }
-    waiting = asyncio.create_task(api.ask(query, index=before.index, wait=timedelta(seconds=9)))
+    waiting = asyncio.create_task(api.ask(query, index=before.index, wait=ENDLESS))
     await asyncio.sleep(0.1)  # so that it really waits
     began = time.monotonic()
     await put(consul, "/v1/config", entry)
     chain = (await waiting).data["Chain"]
     written = await api.ask(Query.config_entry("service-defaults", "shaped"))
 
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < SLACK
     assert (chain["Protocol"], chain["ServiceMeta"]) == ("grpc", {"retryable-methods": "Get,List"})
     assert chain["StartNode"] in chain["Nodes"]
     assert written.data.items() >= entry.items()
@@ -406,9 +406,7 @@ async def test_keys_are_listed_by_prefix_and_wake_who_waits(
         for key, value in (("a/one", "1"), ("a/", ""), ("ab/other", "2")):
             await session.put(f"{url}/{key}", data=value)
         some = await asked_until(api, query, lambda data: data is not None)
-        waiting = asyncio.create_task(
-            api.ask(query, index=some.index, wait=timedelta(seconds=30)), name="waits"
-        )
+        waiting = asyncio.create_task(api.ask(query, index=some.index, wait=ENDLESS), name="waits")
         await session.delete(f"{url}/a/one")
         fewer = await waiting
         await session.delete(f"{url}/a/")
@@ -452,7 +450,7 @@ async def test_a_restart_of_consul_wipes_no_healthy_set(
         Announcement(api, registration("steady", max(one.port, other.port), number=2)) as second,
     ):
         views = Views(catalog, "steady")
-        await views.until(lambda _: views.ids() == ["steady-1", "steady-2"])
+        await views.until(lambda _: sorted(views.ids()) == ["steady-1", "steady-2"])
         seen = len(views.all)
         await consul.kill()
         await missed(catalog)
@@ -467,8 +465,8 @@ async def test_a_restart_of_consul_wipes_no_healthy_set(
         )
         await asyncio.sleep(1.5)  # a probe later all must still be well
 
-        assert took < 5
-        assert {tuple(views.ids(view)) for view in views.all[seen - 1 :]} == {
+        assert took < 5 + SLACK
+        assert {tuple(sorted(views.ids(view))) for view in views.all[seen - 1 :]} == {
             ("steady-1", "steady-2")
         }
 
@@ -491,7 +489,7 @@ async def test_an_instance_started_without_consul_is_registered_when_it_comes(
         await announcement.registered.wait()
 
         assert not alone
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 5 + SLACK
 
 
 @pytest.mark.parametrize("away", ["stopped", "paused"])
@@ -512,20 +510,18 @@ async def test_leaving_takes_bounded_time_while_consul_is_away(
             took = time.monotonic() - began
         consul.resume()
 
-    assert took < 1.5
+    assert took < LEAVE_TIMEOUT.total_seconds() + SLACK
 
 
 async def test_a_cut_connection_is_a_consul_error(fragile_consul: AnyConsul) -> None:
     """A query that was waiting when Consul died ends with an error, not with data."""
     async with ConsulApi(fragile_consul.url) as api:
         first = await api.ask(Query.health("cut"))
-        waiting = asyncio.create_task(
-            api.ask(Query.health("cut"), index=first.index, wait=timedelta(seconds=30))
-        )
+        waiting = asyncio.create_task(api.ask(Query.health("cut"), index=first.index, wait=ENDLESS))
         await asyncio.sleep(0.1)  # so that it really waits
         await fragile_consul.kill()
         with pytest.raises(ConsulError) as error:
-            await asyncio.wait_for(waiting, 5)
+            await asyncio.wait_for(waiting, 20)
 
     assert error.value.status is None
 

@@ -155,7 +155,7 @@ async def test_after_the_grace_calls_are_cut(world: World) -> None:
     with pytest.raises(aio.AioRpcError) as caught:
         await unary
 
-    assert took < 1
+    assert took < 10  # of the 30 seconds that the call had
     assert caught.value.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
     assert world.server.in_flight == 0
     assert [record.code for record in world.records] == ["CANCELLED"]
@@ -220,7 +220,7 @@ async def test_a_drain_that_comes_too_late_does_not_swallow_the_answer() -> None
 
     async with running(add_echo(collect=collect)) as (server, port), channel_to(port) as channel:
         drain.append(server.begin_drain)
-        answer = await asyncio.wait_for(EchoStub(channel).Collect(iter([])), 2)
+        answer = await asyncio.wait_for(EchoStub(channel).Collect(iter([])), 20)
 
     assert answer.value == "done"
 

@@ -53,7 +53,7 @@ async def test_an_instance_that_comes_back_at_its_address_is_found() -> None:
         async with served(port=port):
             first = await call(channel)
         async with served(2, port=port):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 await channel.channel_ready()
             second = await call(channel)
 

@@ -21,7 +21,7 @@ from consulmesh.testing import channel_to, running
 from tests.consulmesh.echo import SERVICE, Context, EchoStub, add_echo, text
 
 GRAIN = 0.003  # seconds: gRPC core's deadlines have milliseconds, at either end
-BUSY_SECONDS = 0.2
+BUSY_SECONDS = 0.05
 ROUND = [0.05, 0.3, 1.0, 2.5, 5.0, 9.99, 10.0, 33.3, 99.9, 100.0, 250.0, 999.0]
 """Timeouts that gRPC can send as they are, and would often send a step longer."""
 BETWEEN = [0.9995, 1.005, 2.345, 9.995, 10.05, 12.345, 33.333, 99.95, 100.5, 250.5, 998.5]
@@ -77,8 +77,7 @@ async def test_what_an_idle_server_takes_up_has_hardly_waited(waits: Waits, stub
     timeouts = [*ROUND, *BETWEEN, *(10 ** source.uniform(-1, 2.99) for _ in range(200))]
     most = []
     for timeout in timeouts:
-        made = time.monotonic()
-        await stub.Unary(text("x"), timeout=timeout)
+        made = await taken_up(waits, stub, timeout)
         most.append(waits.at - made + timeout / 100 + GRAIN)
     known = [waited for waited in waits.waited if waited is not None]
     wrong = [
@@ -88,6 +87,25 @@ async def test_what_an_idle_server_takes_up_has_hardly_waited(waits: Waits, stub
     assert not wrong
     # nearly always it is not
     assert sorted(known)[len(known) // 2] <= sorted(most)[len(most) // 2]
+
+
+async def taken_up(waits: Waits, stub: EchoStub, seconds: float) -> float:
+    """Make a call that is answered in time; returns when it was made.
+
+    One that a busy machine has kept too long is made again, and forgotten.
+    """
+    before = len(waits.waited)
+    while True:
+        made = time.monotonic()
+        try:
+            await stub.Unary(text("x"), timeout=seconds)
+        except aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise
+            await stub.Unary(text("x"), timeout=20)  # after it on the same connection
+            del waits.waited[before:]
+        else:
+            return made
 
 
 @pytest.mark.parametrize("seconds", [each for each in (*ROUND, *BETWEEN) if each > BUSY_SECONDS])

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextvars
+import statistics
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from consulmesh.consul_api import ConsulApi, ConsulError, Query
 from consulmesh.testing import FakeConsul, Fault
 from consulmesh.watch import FORGIVEN, MAX_PACE, MIN_GAP, PACE, Change, Pace, Watch
-from tests.consulmesh.consuls import registration, tell, withdraw
+from tests.consulmesh.consuls import ENDLESS, registration, tell, withdraw
 
 QUERY = Query.health("watched")
 PATH = "/v1/health/service/watched"
@@ -32,13 +34,13 @@ class Clock:
 class Followed:
     """A running watch, and what it told so far."""
 
-    def __init__(self, api: ConsulApi, *, wait: timedelta = timedelta(seconds=9)) -> None:
+    def __init__(self, api: ConsulApi, *, wait: timedelta = ENDLESS) -> None:
         self.changes: list[Change] = []
         self._new = asyncio.Event()
         self.watch = Watch(api, QUERY, self._changed, wait=wait)
         self.watch.start()
 
-    async def told(self, count: int, seconds: float = 5) -> Change:
+    async def told(self, count: int, seconds: float = 20) -> Change:
         """Wait for the count-th change."""
         async with asyncio.timeout(seconds):
             while len(self.changes) < count:
@@ -68,13 +70,22 @@ async def api(fake: FakeConsul) -> AsyncIterator[ConsulApi]:
 @pytest.fixture
 async def followed(api: ConsulApi) -> AsyncIterator[Followed]:
     """A watch that has its first answer."""
+    async with following(api) as followed:
+        yield followed
+
+
+@asynccontextmanager
+async def following(api: ConsulApi) -> AsyncIterator[Followed]:
+    """A watch that has its first answer, for the block."""
     followed = Followed(api)
     await followed.told(1)
-    yield followed
-    await followed.watch.aclose()
+    try:
+        yield followed
+    finally:
+        await followed.watch.aclose()
 
 
-async def test_changes_are_told_within_milliseconds(api: ConsulApi, followed: Followed) -> None:
+async def test_changes_are_told_without_a_pause(api: ConsulApi, followed: Followed) -> None:
     """A healthy Consul is followed as fast as it changes."""
     instance = registration("watched", 1)
     took: list[float] = []
@@ -84,7 +95,7 @@ async def test_changes_are_told_within_milliseconds(api: ConsulApi, followed: Fo
         await followed.told(count)
         took.append(time.monotonic() - began)
 
-    assert max(took) < 0.5
+    assert statistics.median(took) < PACE / 2
     assert [len(change.data) for change in followed.changes] == [0, 1, 0, 1, 0, 1, 0]
 
 
@@ -92,31 +103,41 @@ async def test_an_answer_without_a_change_is_not_told(api: ConsulApi) -> None:
     """A query that returns because its wait is over says nothing new."""
     followed = Followed(api, wait=timedelta(milliseconds=50))
     await followed.told(1)
-    await asyncio.sleep(0.4)
+    async with asyncio.timeout(20):
+        while followed.watch.state.requests < 5:  # noqa: ASYNC110 - nothing tells of a question
+            await asyncio.sleep(0.01)
     await followed.watch.aclose()
 
-    assert followed.watch.state.requests >= 4
     assert len(followed.changes) == 1
     assert followed.watch.resumed_at == float("-inf")
 
 
-@pytest.mark.parametrize("fault", list(Fault))
-async def test_a_misbehaving_consul_is_asked_at_most_once_a_second(
-    fake: FakeConsul, api: ConsulApi, followed: Followed, fault: Fault
-) -> None:
+async def test_a_misbehaving_consul_is_asked_at_most_once_a_second() -> None:
     """Whatever is wrong, requests of one watch do not pile up, and nothing is told twice."""
-    await tell(api, registration("watched", 1))
-    await followed.told(2)
-    await asyncio.sleep(0.1)  # the next query waits
-    before = len(fake.requests_of(PATH))
-    fake.fault = fault
-    began = time.monotonic()
-    await asyncio.sleep(2.5)
-    asked = len(fake.requests_of(PATH)) - before
-    fake.fault = None
 
-    assert asked <= time.monotonic() - began + 1
-    assert len(followed.changes) <= 3
+    async def asked_during(fault: Fault) -> tuple[float, int]:
+        """How many requests a second beyond the first, and how many changes."""
+        async with (
+            FakeConsul() as fake,
+            ConsulApi(fake.url) as api,
+            following(api) as followed,
+        ):
+            await tell(api, registration("watched", 1))
+            await followed.told(2)
+            await asyncio.sleep(0.1)  # the next query waits
+            before = len(fake.requests_of(PATH))
+            fake.fault = fault
+            began = time.monotonic()
+            await asyncio.sleep(2.5)
+            asked = len(fake.requests_of(PATH)) - before
+            took = time.monotonic() - began
+            fake.fault = None
+            return (asked - 1) / took, len(followed.changes)
+
+    found = dict(zip(Fault, await asyncio.gather(*map(asked_during, Fault)), strict=True))
+
+    assert {fault: rate for fault, (rate, _) in found.items() if rate > 1} == {}
+    assert {fault: changes for fault, (_, changes) in found.items() if changes > 3} == {}
 
 
 async def test_a_consul_that_is_down_is_asked_at_most_once_a_second(
@@ -124,29 +145,37 @@ async def test_a_consul_that_is_down_is_asked_at_most_once_a_second(
 ) -> None:
     """Refused connections are counted by the watch itself."""
     await fake.stop()
-    before = followed.watch.state.requests
+    before, began = followed.watch.state.requests, time.monotonic()
     await asyncio.sleep(3.2)
     asked = followed.watch.state.requests - before
 
-    assert 1 <= asked <= 4
+    assert 1 <= asked <= time.monotonic() - began + 1
     assert followed.watch.failing
 
 
-@pytest.mark.parametrize("fault", TELLING_FAULTS)
-async def test_a_healed_consul_is_followed_again(
-    fake: FakeConsul, api: ConsulApi, followed: Followed, fault: Fault
-) -> None:
+async def test_a_healed_consul_is_followed_again() -> None:
     """After an error or a lost index the watch asks afresh and says when it resumed."""
-    fake.fault = fault
-    await asyncio.sleep(1.2)
-    fake.fault = None
-    healed = time.monotonic()
-    await tell(api, registration("watched", 1))
-    change = await followed.told(2)
 
-    assert len(change.data) == 1
-    assert change.resumed_at >= healed - 1.3
-    assert not followed.watch.failing
+    async def change_after(fault: Fault) -> tuple[int, bool, bool]:
+        """How many instances it has, whether it resumed since the fault began, and still fails."""
+        async with (
+            FakeConsul() as fake,
+            ConsulApi(fake.url) as api,
+            following(api) as followed,
+        ):
+            began = time.monotonic()
+            fake.fault = fault
+            await asyncio.sleep(1.2)
+            fake.fault = None
+            await tell(api, registration("watched", 1))
+            change = await followed.told(2)
+            return len(change.data), change.resumed_at >= began, followed.watch.failing
+
+    found = await asyncio.gather(*map(change_after, TELLING_FAULTS))
+
+    assert dict(zip(TELLING_FAULTS, found, strict=True)) == dict.fromkeys(
+        TELLING_FAULTS, (1, True, False)
+    )
 
 
 async def test_an_agent_that_lost_its_state_is_believed_with_a_lower_index(
@@ -197,7 +226,7 @@ async def test_a_failing_callback_is_counted_and_ends_nothing(api: ConsulApi) ->
     watch = Watch(api, QUERY, fail)
     watch.start()
     await tell(api, registration("watched", 1))
-    await asyncio.wait_for(told.wait(), 5)
+    await asyncio.wait_for(told.wait(), 20)
     state = watch.state
     await watch.aclose()
 
@@ -209,7 +238,9 @@ async def test_the_state_says_what_is_wrong(fake: FakeConsul, followed: Followed
     """For a person who looks: the query, its last error, its counters."""
     await asyncio.sleep(0.1)  # the next query waits
     fake.fault = Fault.ERRORS
-    await asyncio.sleep(0.1)
+    async with asyncio.timeout(20):
+        while not followed.watch.failing:  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0.01)
     state = followed.watch.state
 
     assert state.query == PATH
@@ -225,7 +256,7 @@ async def test_a_watch_has_a_context_of_its_own(api: ConsulApi) -> None:
     seen: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     watch = Watch(api, QUERY, lambda _: seen.set_result(variable.get()))
     watch.start()
-    value = await asyncio.wait_for(seen, 5)
+    value = await asyncio.wait_for(seen, 20)
     await watch.aclose()
 
     assert value == "fresh"

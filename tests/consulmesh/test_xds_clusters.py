@@ -130,7 +130,7 @@ async def test_calls_fail_over_from_what_does_not_answer() -> None:
 
 async def answered_by(channel: grpc.aio.Channel, port: int) -> None:
     """Call until a server answers."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while await call(channel, wait_for_ready=True) != str(port):
             pass
 

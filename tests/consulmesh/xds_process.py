@@ -35,7 +35,7 @@ def handlers(mesh: Member) -> dict[str, Any]:
         return b""
 
     async def slow(_request: bytes, _context: Any) -> bytes:
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.7)
         return mesh.instance_id.encode()
 
     async def sleep(_request: bytes, _context: Any) -> bytes:

@@ -224,11 +224,11 @@ async def world(*, patience: timedelta = timedelta(seconds=1)) -> AsyncIterator[
 async def call(channel: grpc.aio.Channel, method: str = "Get", **kwargs: Any) -> str:
     """Call a method of the echo service and return its answer: the port of who answered."""
     callable_: Any = channel.unary_unary(f"/{SERVICE}/{method}")
-    answer: bytes = await callable_(b"", **({"timeout": 5} | kwargs))
+    answer: bytes = await callable_(b"", **({"timeout": 20} | kwargs))
     return answer.decode()
 
 
-async def until(condition: Callable[[], bool], *, seconds: float = 5) -> None:
+async def until(condition: Callable[[], bool], *, seconds: float = 20) -> None:
     """Wait for what only gRPC core's own threads bring about."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - nobody else has an event to set

@@ -238,7 +238,7 @@ async def watched(schedule: ScheduleParty, flight_id: str, cursor: Cursor | None
     """Read the stream until it tells of a flight."""
     call = schedule.stub.WatchFlights(pb.WatchFlightsRequest(cursor=cursor))
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             async for response in call:
                 for event in response.events:
                     if event.flight_changed.flight_id == flight_id:
@@ -252,7 +252,7 @@ async def position(schedule: ScheduleParty) -> Cursor:
     """Read the stream until its snapshot is complete."""
     call = schedule.stub.WatchFlights(pb.WatchFlightsRequest())
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             async for response in call:
                 if response.phase == PHASE_SNAPSHOT_COMPLETED:
                     return response.cursor
@@ -279,7 +279,7 @@ async def test_changes_only(schedule: ScheduleParty) -> None:
     flight_id = await schedule.flight(SEATS)
     call = schedule.stub.WatchFlights(pb.WatchFlightsRequest(changes_only=True))
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             responses = aiter(call)
             first = [(await anext(responses)).phase for _ in range(2)]
             await schedule.cancel(flight_id)

@@ -14,10 +14,14 @@ import pytest
 from bench.subject import Subject
 from consulmesh.testing.ports import free_port
 from consulmesh.users import LocalIssuer
+from tests.chaos.figures import LONG
+from tests.loaded_timetable import LoadedTimetable
 from tools.binaries import ROOT
 from tools.programs import Ports, Settings
 
 THEIRS: Final = {"CONSUL_HTTP_ADDR", "DATABASE_URL"}  # the user's, not for a system of the tests
+SHORT: Final = {} if LONG else {"MESH_QUEUE_TARGET": "1s"}
+"""A short run may share its machine: that makes calls wait, and none of these tests is about it."""
 
 
 def command(settings: Settings, *words: str) -> list[str]:
@@ -34,7 +38,7 @@ def command(settings: Settings, *words: str) -> list[str]:
 
 def run(settings: Settings, *words: str) -> subprocess.CompletedProcess[str]:
     """Run one of the Makefile's commands on this system."""
-    environment = {k: v for k, v in os.environ.items() if k not in THEIRS}
+    environment = {k: v for k, v in os.environ.items() if k not in THEIRS} | SHORT
     return subprocess.run(
         command(settings, *words),
         cwd=ROOT,
@@ -46,8 +50,10 @@ def run(settings: Settings, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 @contextmanager
-def started(folder: Path, *words: str) -> Iterator[Settings]:
-    """A system of its own that was brought up so, for the block."""
+def started(
+    folder: Path, *words: str, timetable: LoadedTimetable | None = None
+) -> Iterator[Settings]:
+    """A system of its own that was brought up so, for the block; one on SQLite gets a timetable."""
     ports = Ports(
         gateway=free_port(),
         consul=free_port(),
@@ -58,17 +64,24 @@ def started(folder: Path, *words: str) -> Iterator[Settings]:
     )
     settings = Settings(run=folder, ports=ports)
     try:
+        if timetable is not None:
+            timetable.give(folder)
         up = run(settings, "up", *words)
         assert up.returncode == 0, up.stdout + up.stderr + last_words(settings.logs)
+        if timetable is not None:
+            timetable.keep(folder)
         yield settings
     finally:
         run(settings, "down")
 
 
 @pytest.fixture(scope="package")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+def settings(
+    tmp_path_factory: pytest.TempPathFactory, loaded_timetable: LoadedTimetable
+) -> Iterator[Settings]:
     """A system with two instances of each service; its end is part of the test run."""
-    with started(tmp_path_factory.mktemp("system"), "--replicas", "2") as settings:
+    folder = tmp_path_factory.mktemp("system")
+    with started(folder, "--replicas", "2", timetable=loaded_timetable) as settings:
         yield settings
 
 

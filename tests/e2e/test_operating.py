@@ -89,7 +89,7 @@ async def raw_calls(settings: Settings, folder: Path) -> AsyncIterator[RawCalls]
         method: Any = channel.unary_unary(METHODS[service])
         while not stop.is_set():
             try:
-                await method(b"", metadata=((NO_RETRY, "1"),), timeout=5)
+                await method(b"", metadata=((NO_RETRY, "1"),), timeout=30)
             except grpc.aio.AioRpcError as error:
                 calls.ended(service, error, error.code())
             await asyncio.sleep(PAUSE)
@@ -105,7 +105,7 @@ async def raw_calls(settings: Settings, folder: Path) -> AsyncIterator[RawCalls]
             await asyncio.gather(*calling)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_a_rolling_restart_costs_no_call(subject: Subject, tmp_path: Path) -> None:
     """`make restart` renews every instance: no search fails, and no call that is tried once."""
     settings = subject.settings
@@ -163,7 +163,7 @@ async def release(settings: Settings, *words: str) -> None:
     assert await process.wait() == 0, words
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_a_real_service_gets_a_new_version(subject: Subject, tmp_path: Path) -> None:
     """Pinned, dark, canary, promoted, rolled back, its instance stopped: nobody notices."""
     settings = subject.settings

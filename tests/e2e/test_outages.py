@@ -38,8 +38,8 @@ async def test_an_instance_that_stays_away_leaves_every_caller_set(subject: Subj
     print(figures)
 
     assert not figures.searches.failures
-    assert figures.seconds["out of gateway-bff-1"] < 5
-    assert figures.seconds["passing again after its start"] < 20
+    assert figures.seconds["out of gateway-bff-1"] < 30
+    assert figures.seconds["passing again after its start"] < 90
 
 
 async def test_consul_may_be_away(subject: Subject) -> None:
@@ -76,7 +76,7 @@ async def test_a_frozen_service_costs_its_deadline_and_no_more(subject: Subject)
 
     assert problem["code"] in {"DEADLINE_EXCEEDED", "UPSTREAM_UNAVAILABLE"}
     assert answer.status in {503, 504}
-    assert took < 3
+    assert took < 15  # of the 30 seconds that the client waits
 
 
 async def test_without_a_backend_requests_are_refused_at_once(subject: Subject) -> None:
@@ -109,7 +109,7 @@ async def test_without_a_backend_requests_are_refused_at_once(subject: Subject) 
 
     assert {(status, bool(after)) for status, after, _ in refusals} == {(503, True)}
     assert percentile(seconds, 0.5) < 1
-    assert back <= 10
+    assert back <= 30
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from tests.e2e.conftest import run, started
 from tests.e2e.test_walk import booked, found, quoted
 from tests.interop.programs import Go, Language, MissingError, Node, client
 from tests.interop.world import Answer, Client
+from tests.loaded_timetable import LoadedTimetable
 from tools import callers
 from tools.binaries import ROOT
 from tools.credentials import RELEASES
@@ -49,9 +50,12 @@ DENIED: Final = "INTENTION_DENIED"
 
 
 @pytest.fixture(scope="module")
-def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+def secure(
+    tmp_path_factory: pytest.TempPathFactory, loaded_timetable: LoadedTimetable
+) -> Iterator[Settings]:
     """A system in the secure profile."""
-    with started(tmp_path_factory.mktemp("secure"), "--secure") as settings:
+    folder = tmp_path_factory.mktemp("secure")
+    with started(folder, "--secure", timetable=loaded_timetable) as settings:
         yield settings
 
 

@@ -18,15 +18,19 @@ from flights.type.v1 import cabin_pb2
 from gateway_bff.shards import BLOCK_DAYS
 from tests.e2e.conftest import run, started
 from tests.e2e.test_walk import found
+from tests.loaded_timetable import LoadedTimetable
 from tools.programs import SEARCH, Settings
 
 DAYS = range(1, 2 * BLOCK_DAYS, 3)
 
 
 @pytest.fixture(scope="module")
-def divided(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+def divided(
+    tmp_path_factory: pytest.TempPathFactory, loaded_timetable: LoadedTimetable
+) -> Iterator[Settings]:
     """A system of one instance of each service and of each shard."""
-    with started(tmp_path_factory.mktemp("shards"), "--replicas", "1", "--shards", "2") as settings:
+    folder, words = tmp_path_factory.mktemp("shards"), ("--replicas", "1", "--shards", "2")
+    with started(folder, *words, timetable=loaded_timetable) as settings:
         yield settings
 
 

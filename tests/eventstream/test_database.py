@@ -1,6 +1,7 @@
 import asyncio
 import threading
 from functools import partial
+from typing import Never
 
 import pytest
 from sqlalchemy import Connection, func, insert, select
@@ -175,10 +176,17 @@ async def test_a_waiter_is_woken_by_a_commit_of_this_process(db: Database) -> No
     assert await waiting > seen
 
 
+async def forever(db: Database) -> Never:
+    """Wait for every change; PostgreSQL's listener tells of one once it listens."""
+    seen = db.version
+    while True:
+        seen = await db.changed(seen)
+
+
 async def test_waiting_ends_when_the_database_closes(url: str) -> None:
     """A reader that waits for changes is told that there will be none."""
     async with Database.open(url) as db:
-        waiting = asyncio.create_task(db.changed(db.version))
+        waiting = asyncio.create_task(forever(db))
         await asyncio.sleep(0)
     outcome = (await asyncio.gather(waiting, return_exceptions=True))[0]
 

@@ -193,7 +193,7 @@ async def test_an_idle_stream_says_every_second_that_nothing_happened(db: Databa
 
     assert [batch.phase for batch in batches] == [PHASE_BOOKMARK] * 3
     assert {batch.cursor.seq for batch in batches if batch.cursor} == {1}
-    assert 1.9 < took < 3
+    assert 1.9 < took < 10
     assert times == sorted(set(times))
 
 
@@ -206,14 +206,15 @@ async def test_a_commit_just_after_the_last_look_is_not_overlooked(
 
     async def read_then_commit(query: Callable[[Connection], object]) -> object:
         page = await read_page(query)
-        monkeypatch.undo()
+        monkeypatch.setattr(db, "read", read_page)
         await db.write(lambda c: put_many(c, 1))
         return page
 
+    monkeypatch.setattr("eventstream.feed._BOOKMARK_EVERY", 60.0)
     monkeypatch.setattr(db, "read", read_then_commit)
     async with aclosing(mirror.feed(db).watch(cursor)) as stream:
         bookmark = await anext(stream)
-        async with asyncio.timeout(0.5):
+        async with asyncio.timeout(30):
             event = await anext(stream)
 
     assert [bookmark.phase, event.phase] == [PHASE_BOOKMARK, PHASE_EVENTS]

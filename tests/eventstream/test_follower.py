@@ -61,7 +61,7 @@ async def following(follower: Follower[FlightEvent]) -> AsyncIterator[Follower[F
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def equal(source: Database, copy: Database, within: float = 20) -> bool:
+async def equal(source: Database, copy: Database, within: float = 60) -> bool:
     """Wait until the copy says what the source says; whether that came to be."""
     try:
         async with asyncio.timeout(within):
@@ -77,7 +77,7 @@ async def equal(source: Database, copy: Database, within: float = 20) -> bool:
 async def position_of(copy: Database) -> Cursor | None:
     """The stored position; the rows of a snapshot are all there a moment before it."""
     with suppress(TimeoutError):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 seen = copy.version
                 if position := await mirror.inbox(copy).position():
@@ -119,7 +119,7 @@ def scripted(
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for a condition that nothing announces."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110 - as the docstring says
             await asyncio.sleep(0.005)
 
@@ -185,7 +185,7 @@ async def test_a_silent_stream_is_given_up(copy: Database) -> None:
         await asyncio.Event().wait()
 
     inbox = mirror.inbox(copy)
-    async with following(Follower("f", watch, inbox, silence=timedelta(milliseconds=50))):
+    async with following(Follower("f", watch, inbox, silence=timedelta(milliseconds=500))):
         await until(lambda: len(asked) > 2)
 
     assert asked[:3] == [None, Cursor(epoch="e", seq=3), Cursor(epoch="e", seq=3)]
@@ -309,7 +309,7 @@ async def test_lag_grows_although_the_wall_clock_steps(copy: Database) -> None:
         clock -= 3600
         second = follower.lag()
 
-    assert 0 <= first < second < 1
+    assert 0 <= first < second < 60
 
 
 async def test_a_consumer_killed_at_any_time_ends_up_with_the_same_state(

@@ -28,14 +28,14 @@ CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON thing
 DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION slow()
 """
 HOLDS = """
-import asyncio, sys, time
+import asyncio, sys
 from eventstream import Database, StorageUnavailableError
 from tests.eventstream.conftest import put
 
 def unit(connection):
     put(connection, "frozen")
     print("holds", flush=True)
-    time.sleep(0.5)
+    sys.stdin.readline()
     put(connection, "frozen too")
 
 async def main(url):
@@ -82,9 +82,10 @@ def sleeping(server: Postgres, database: str) -> None:
 
 
 def freezable(url: str) -> "subprocess.Popen[str]":
-    """Start a process that holds the write lock for half a second."""
+    """Start a process that holds the write lock until it is told to go on."""
     return subprocess.Popen(
         [sys.executable, "-c", HOLDS, url],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
@@ -155,7 +156,7 @@ async def test_a_database_that_another_program_locks_is_unavailable_for_a_bounde
     after = await impatient.write(partial(put, name="a"))
 
     assert {type(outcome) for outcome in outcomes} == {StorageUnavailableError}
-    assert took < 1.5
+    assert took < 10  # one patience, and no hundred of them
     assert seen == []
     assert after == 1
 
@@ -173,7 +174,7 @@ async def test_a_table_that_another_program_locks_is_unavailable_for_a_bounded_t
     await impatient.write(partial(put, name="b"))
 
     assert [type(outcome) for outcome in outcomes] == [StorageUnavailableError] * 2
-    assert took < 1.5
+    assert took < 10  # one patience, and no hundred of them
     assert await impatient.read(names) == ["b"]
 
 
@@ -190,10 +191,10 @@ async def test_a_frozen_process_does_not_keep_the_lock_and_wakes_up_harmless(
     await db.write(partial(put, name="other"))
     took = time.monotonic() - started
     frozen.send_signal(signal.SIGCONT)
-    said, _ = await asyncio.to_thread(frozen.communicate)
+    said, _ = await asyncio.to_thread(frozen.communicate, "go on\n")
 
     print(f"another process wrote {took:.1f} s after the holder of the lock was frozen")
-    assert took < 5
+    assert took < 15
     assert "refused" in said
     assert frozen.returncode == 0
     assert await db.read(names) == ["other", "thawed"]
@@ -225,13 +226,13 @@ async def test_a_commit_is_seen_by_who_was_deaf_meanwhile(
         seen = db.version
         postgres.terminate(name, "listener")
         await other.write(partial(put, name="a"))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while await db.read(names) != ["a"]:
                 seen = await db.changed(seen)
         await asyncio.sleep(1)
         seen = db.version
         await other.write(partial(put, name="b"))
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(30):
             later = await db.changed(seen)
 
     assert later > seen

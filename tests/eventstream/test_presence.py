@@ -68,12 +68,13 @@ async def test_a_process_that_is_alone_hardly_looks_for_others(
 
     monkeypatch.setattr("eventstream.sqlite.data_version", look)
     watching = asyncio.create_task(forever(db))
+    began = time.monotonic()
     await asyncio.sleep(0.6)
-    alone = len(looks)
+    alone, took = len(looks), time.monotonic() - began
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
 
-    assert alone < 10
+    assert alone < 5 + 10 * took
 
 
 @ON_SQLITE
@@ -82,14 +83,14 @@ async def test_commits_of_a_second_process_are_noticed_soon(db: Database, url: s
     async with Database.open(url) as other:
         await db.changed(await noticed(db, other, "first"))
         delays = []
-        for n in range(5):
+        for n in range(15):
             seen = db.version
             started = time.monotonic()
             await other.write(lambda c, n=n: put(c, f"n{n}"))  # type: ignore[misc] # bound at once
             await db.changed(seen)
             delays.append(time.monotonic() - started)
 
-    assert sorted(delays)[2] < 0.1
+    assert sorted(delays)[7] < 0.1
 
 
 async def noticed(db: Database, other: Database, name: str) -> int:

@@ -63,7 +63,7 @@ async def retrying(
 
 async def emptied(db: Database, inbox: SqlInbox[FlightEvent]) -> None:
     """Wait until there is no letter."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         seen = db.version
         while await inbox.dead_letters():
             seen = await db.changed(seen)
@@ -93,7 +93,7 @@ async def test_a_letter_wakes_the_job(db: Database) -> None:
         await inbox.apply([changed("a", 1, 10)], at(1))
         world.now += timedelta(seconds=90)
         await inbox.apply([changed("b", 1, 10)], at(2))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             seen = db.version
             while (letters := await inbox.dead_letters())[0].attempts == 1:
                 seen = await db.changed(seen)
@@ -142,7 +142,7 @@ async def test_the_job_outlives_a_defect(db: Database) -> None:
     await db.write(lambda c: c.execute(text("ALTER TABLE copy RENAME TO gone")))
     with capture_logs() as logs:
         async with retrying(inbox, SHORT):
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while not _told(logs):  # noqa: ASYNC110 - a log tells nobody
                     await asyncio.sleep(0.005)
             await db.write(lambda c: c.execute(text("ALTER TABLE gone RENAME TO copy")))

@@ -120,8 +120,8 @@ async def test_a_locked_database_refuses_units_in_time_and_the_loop_goes_on(
 
     print(f"200 units refused after {took:.2f} s; loop late by {_p99(late):.0f} ms (p99)")
     assert {type(outcome) for outcome in outcomes} == {StorageUnavailableError}
-    assert took < 1.5
-    assert statistics.median(late) < 0.05
+    assert took < 10  # one patience, and no hundred of them
+    assert statistics.median(late) < 0.2
     assert seen == []
     assert after == 1
 

@@ -131,7 +131,7 @@ def test_any_text_is_answered_shortly(text: str, limit: int) -> None:
     spent = time.process_time() - start
 
     assert len(found) == len(set(found)) <= limit
-    assert spent < 0.05
+    assert spent < 0.25
 
 
 @given(st.text())

@@ -43,10 +43,10 @@ async def test_a_restarted_instance_goes_on_where_it_was(
         system.pricing.events([price_event("b", 50)], 1)
         wanted = [at_least("schedule", 1), at_least("pricing", 1)]
         request = pb.SearchItinerariesRequest(query=asking(), min_positions=wanted)
-        before = await system.stub.SearchItineraries(request, timeout=5)
+        before = await system.stub.SearchItineraries(request, timeout=30)
     async with running_search(path) as system:
         await system.sources.warm()
-        after = await system.stub.SearchItineraries(request, timeout=5)
+        after = await system.stub.SearchItineraries(request, timeout=30)
         await system.schedule.asked_again.wait()
         await system.pricing.asked_again.wait()
 
@@ -93,7 +93,7 @@ async def test_a_new_history_replaces_the_old_one(tmp_path: Path) -> None:
         wanted = [at_least("schedule", 7, epoch="restored")]
         request = pb.SearchItinerariesRequest(query=asking(), min_positions=wanted)
         await until(lambda: "restored" in [p.epoch for p in system.sources.positions()])
-        answer = await system.stub.SearchItineraries(request, timeout=5)
+        answer = await system.stub.SearchItineraries(request, timeout=30)
 
     (itinerary,) = answer.itineraries
     assert [(s.flight_id, s.seats_available) for s in itinerary.segments] == [("a", 5)]

@@ -85,6 +85,6 @@ async def test_all_minimum_positions_must_be_reached(model: ReadModel) -> None:
         await asyncio.sleep(0)
     early = waiting.done()
     model.apply(SCHEDULE, (), asked[0])
-    await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(waiting, 30)
 
     assert not early

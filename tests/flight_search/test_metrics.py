@@ -40,6 +40,7 @@ async def test_nothing_is_counted_again_without_news(
     monkeypatch.setattr(model, "count", counted)
     feed(model, [flight("a", "JFK", "LAX", EIGHT)])
     job = asyncio.ensure_future(count_for_ever(model))
+    await until(lambda: bool(counts))
     await asyncio.sleep(0.02)
     quiet = len(counts)
     position = Position(source=SCHEDULE, epoch="e", seq=1)

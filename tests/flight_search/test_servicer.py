@@ -42,19 +42,19 @@ async def system(tmp_path: Path) -> AsyncIterator[System]:
 async def search(system: System, **fields: Any) -> pb.SearchItinerariesResponse:
     """One page."""
     request = pb.SearchItinerariesRequest(query=fields.pop("query", asking()), **fields)
-    return await system.stub.SearchItineraries(request, timeout=5)
+    return await system.stub.SearchItineraries(request, timeout=30)
 
 
 async def round_trips(system: System, **fields: Any) -> pb.SearchRoundTripsResponse:
     """One page of round trips, back on 9 March if not said otherwise."""
     request = {"query": asking(), "return_date": Date(year=2026, month=3, day=9)} | fields
-    return await system.stub.SearchRoundTrips(pb.SearchRoundTripsRequest(**request), timeout=5)
+    return await system.stub.SearchRoundTrips(pb.SearchRoundTripsRequest(**request), timeout=30)
 
 
 async def fares(system: System, **fields: Any) -> pb.SearchFareCalendarResponse:
     """The fares of March 2026, if not said otherwise."""
     request = pb.SearchFareCalendarRequest(query=asking(**fields))
-    return await system.stub.SearchFareCalendar(request, timeout=5)
+    return await system.stub.SearchFareCalendar(request, timeout=30)
 
 
 async def refusal(call: Any) -> Status:
@@ -231,7 +231,7 @@ async def test_a_wrong_request_names_its_field(
     statuses = [status]
     if "query" in fields:
         request = pb.StreamItinerariesRequest(query=fields["query"])
-        call = system.stub.StreamItineraries(request, timeout=5)
+        call = system.stub.StreamItineraries(request, timeout=30)
         statuses.append(await refusal(anext(aiter(call))))
 
     for said in statuses:
@@ -451,7 +451,7 @@ async def test_a_month_has_the_lowest_price_of_each_day(system: System) -> None:
 
 async def test_an_empty_request_says_what_it_lacks(system: System) -> None:
     """Nothing asked is not an internal error."""
-    status = await refusal(system.stub.SearchItineraries(pb.SearchItinerariesRequest(), timeout=5))
+    status = await refusal(system.stub.SearchItineraries(pb.SearchItinerariesRequest(), timeout=30))
 
     assert status.code is grpc.StatusCode.INVALID_ARGUMENT
     assert len(status.violations) == 5
@@ -470,7 +470,9 @@ async def test_airports_are_found_as_people_type(system: System) -> None:
     """Served airports come first and say so; sizes and empty texts are checked."""
     await system.first_snapshots(flights=[flight_event("a")], prices=[])
     stub = system.stub
-    found = await stub.SearchAirports(pb.SearchAirportsRequest(query="los", page_size=3), timeout=5)
+    found = await stub.SearchAirports(
+        pb.SearchAirportsRequest(query="los", page_size=3), timeout=30
+    )
     statuses = [
         await refusal(stub.SearchAirports(pb.SearchAirportsRequest(query=text, page_size=size)))
         for text, size in [("", 0), ("  ", 0), ("l" * 101, 0), ("los", 51), ("los", -1)]

@@ -169,6 +169,6 @@ async def test_a_damaged_file_ends_the_process(path: Path) -> None:
     with ReadModel(path, DIRECTORY) as model:
         model.damaged.set()
         with pytest.raises(DamagedFileError):
-            await asyncio.wait_for(model.fail_when_damaged(), 5)
+            await asyncio.wait_for(model.fail_when_damaged(), 30)
 
     assert reasons(path) == ([], None)

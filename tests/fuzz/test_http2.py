@@ -16,7 +16,7 @@ from tests.fuzz.neighbour import Neighbour
 from tests.fuzz.process import MEBIBYTE, SPARE
 from tests.fuzz.rpcs import RPCS
 
-pytestmark = pytest.mark.timeout(0 if LONG else 120)
+pytestmark = pytest.mark.timeout(0 if LONG else 600)
 
 TIMES: Final = int(100_000 * SHARE) if LONG else 10_000
 QUIET: Final = 0.3  # seconds without a word, after which nothing more is expected

@@ -18,7 +18,7 @@ from tests.fuzz.messages import TEXTS, requests, varint
 from tests.fuzz.process import MEBIBYTE, SPARE
 from tests.fuzz.rpcs import RPCS, Rpc
 
-pytestmark = pytest.mark.timeout(0 if LONG else 120)
+pytestmark = pytest.mark.timeout(0 if LONG else 600)
 
 EXAMPLES: Final = int(5_000 * SHARE) if LONG else 40
 LOOKS: Final = int(1_000 * SHARE) if LONG else 15  # at streams, each of which takes a moment

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -27,15 +27,24 @@ from gateway_bff.upstreams import Upstreams
 from tests.gateway_bff.fakes import STATUS_CODES, Fakes
 
 SETTINGS = Settings(
-    budgets={**BUDGETS, "quote": 0.8},
-    body_patience=timedelta(milliseconds=500),
-    header_patience=timedelta(milliseconds=500),
+    budgets=dict.fromkeys(BUDGETS, 30.0) | {"ready": BUDGETS["ready"]},
+    body_patience=timedelta(seconds=30),
+    header_patience=timedelta(seconds=30),
     heartbeat=timedelta(milliseconds=50),
-    compose=timedelta(milliseconds=200),
+    compose=timedelta(seconds=20),
     limits={},
     at_once=0,
     refusal_pause=timedelta(0),
 )
+"""With time for everything, however busy the machine is."""
+IMPATIENT = replace(
+    SETTINGS,
+    budgets={**SETTINGS.budgets, "quote": 0.8},
+    body_patience=timedelta(milliseconds=500),
+    header_patience=timedelta(milliseconds=500),
+    compose=timedelta(milliseconds=200),
+)
+"""For tests of what happens when time is over."""
 
 
 @dataclass
@@ -113,6 +122,20 @@ def gateway(shared_gateway: Gateway) -> Gateway:
     """The shared gateway, whose upstreams have said nothing yet."""
     shared_gateway.fakes.reset()
     return shared_gateway
+
+
+@pytest.fixture(scope="session")
+async def impatient_gateway(upstreams: tuple[Upstreams, Fakes]) -> AsyncIterator[Gateway]:
+    """A gateway that waits for nothing for long."""
+    async with running_gateway(*upstreams, IMPATIENT) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def impatient(impatient_gateway: Gateway) -> Gateway:
+    """That gateway, whose upstreams have said nothing yet."""
+    impatient_gateway.fakes.reset()
+    return impatient_gateway
 
 
 @pytest.fixture(scope="session")

@@ -308,7 +308,7 @@ def some_question(draw: random.Random) -> Question:
     )
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 async def test_no_answer_is_older_than_the_streams_or_an_earlier_answer() -> None:
     """Nor is it other than a search at the position that it claims."""
     hits = [await race(seed) for seed in range(SEEDS)]

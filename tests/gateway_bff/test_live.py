@@ -254,7 +254,7 @@ async def test_a_source_that_is_away_is_said_once(
 ) -> None:
     """One event says that what is known gets old, one that it is new again; changes go on."""
     upstreams[1].reset()
-    bound = timedelta(milliseconds=500)
+    bound = timedelta(seconds=2)
     async with (
         running_live(*upstreams, owners, stale_after=bound) as live,
         live.open(FLIGHT) as (answer, source),
@@ -268,7 +268,7 @@ async def test_a_source_that_is_away_is_said_once(
         (change,) = await source.read(answer, 1)
 
     assert stale.name == "stale"
-    assert stale.data["lag"] >= 0.5
+    assert stale.data["lag"] >= 2
     assert (back.name, back.data) == ("live", {})
     assert change.data["distance_km"] == 7
 

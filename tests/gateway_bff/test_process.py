@@ -96,7 +96,7 @@ async def test_a_gateway_joins_serves_and_leaves(
     async with started(consul, tmp_path) as process:
         address = (await said(process, "serving"))["address"]
         async with aiohttp.ClientSession(f"http://{address}") as client:
-            await consul.agent.until(lambda: _passing(consul, "gateway-bff"), 5)
+            await consul.agent.until(lambda: _passing(consul, "gateway-bff"), 30)
             listed = _passing(consul, "gateway-bff")
             async with client.get("/v1/airports?q=jfk") as response:
                 body = await response.json()
@@ -106,7 +106,7 @@ async def test_a_gateway_joins_serves_and_leaves(
                 await stream.content.readuntil(b"\n\n")
                 process.send_signal(signal.SIGTERM)
                 rest = await stream.content.read()
-        status = await asyncio.wait_for(process.wait(), 10)
+        status = await asyncio.wait_for(process.wait(), 30)
 
     assert listed
     assert body["airports"][0]["code"] == "JFK"
@@ -165,7 +165,7 @@ async def test_a_gateway_without_search_serves_and_is_not_ready(
             async with client.get("/v1/airports?q=jfk") as search:
                 away = await search.json()
         process.send_signal(signal.SIGTERM)
-        status = await asyncio.wait_for(process.wait(), 10)
+        status = await asyncio.wait_for(process.wait(), 30)
 
     assert live.status == 200
     assert (ready.status, problem["code"]) == (503, "NOT_READY")
@@ -203,7 +203,7 @@ async def test_a_gateway_knows_the_users_of_its_provider(
             ):
                 problem = await response.json()
             process.send_signal(signal.SIGTERM)
-            status = await asyncio.wait_for(process.wait(), 10)
+            status = await asyncio.wait_for(process.wait(), 30)
 
     assert (response.status, problem["code"]) == (403, "FORBIDDEN")
     assert status == 0

@@ -29,7 +29,7 @@ async def sweeping(system: System) -> AsyncIterator[None]:
 
 async def settled(system: System, booking: str, state: HoldState) -> None:
     """Wait until a booking's hold is in that state."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         seen = system.db.version
         while True:
             found = await system.store.read(lambda records: records.hold(booking))

@@ -135,7 +135,7 @@ async def sweep(db: Database, holder: str, clock: FixedClock) -> object:
 
 async def leading(db: Database) -> None:
     """Wait until somebody leads."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         seen = db.version
         while await db.read(lambda c: c.execute(leases.lease.select()).scalars().all()) == []:
             seen = await db.changed(seen)

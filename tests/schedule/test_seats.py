@@ -35,13 +35,13 @@ async def hold(
 async def confirm(system: System, booking: str, epoch: int = 1) -> pb.Hold:
     """Confirm a booking's hold."""
     request = pb.ConfirmHoldRequest(booking_id=booking, saga_epoch=epoch)
-    return (await system.stub.ConfirmHold(request, timeout=5)).hold
+    return (await system.stub.ConfirmHold(request, timeout=30)).hold
 
 
 async def release(system: System, booking: str, epoch: int = 1) -> pb.Hold:
     """Release a booking's hold."""
     request = pb.ReleaseHoldRequest(booking_id=booking, saga_epoch=epoch)
-    return (await system.stub.ReleaseHold(request, timeout=5)).hold
+    return (await system.stub.ReleaseHold(request, timeout=30)).hold
 
 
 async def taken(system: System, flight: Flight) -> tuple[int, int]:

@@ -31,7 +31,7 @@ async def refusal(call: Awaitable[Any]) -> Status:
 async def update(system: System, request_id: str, **changes: Any) -> pb.Flight:
     """The sample flight after an UpdateFlight."""
     request = pb.UpdateFlightRequest(request_id=request_id, flight_id=FLIGHT.flight_id, **changes)
-    return (await system.stub.UpdateFlight(request, timeout=5)).flight
+    return (await system.stub.UpdateFlight(request, timeout=30)).flight
 
 
 async def test_a_flight_is_found_as_it_was_put_in(system: System) -> None:

@@ -34,7 +34,7 @@ class Copy:
 
     async def reach(self, seq: int) -> None:
         """Wait until everything up to that event is applied."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while self._cursor is None or self._cursor.seq < seq:
                 await self._moved.wait()
 
@@ -87,7 +87,7 @@ async def following(system: System) -> AsyncIterator[Copy]:
     follower = Follower("schedule", watch, copy)
     task = asyncio.create_task(follower.run())
     try:
-        await asyncio.wait_for(follower.caught_up.wait(), 10)
+        await asyncio.wait_for(follower.caught_up.wait(), 30)
         yield copy
     finally:
         task.cancel()

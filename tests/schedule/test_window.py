@@ -87,7 +87,7 @@ async def test_the_window_rolls_at_midnight_in_new_york(db: Database) -> None:
 
 async def event(db: Database, seq: int) -> None:
     """Wait until there are that many events."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         seen = db.version
         while await newest(db) != seq:
             seen = await db.changed(seen)

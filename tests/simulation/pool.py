@@ -3,8 +3,7 @@
 import gc
 import logging
 import multiprocessing
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Generator, Sequence
 from functools import partial
 
 import structlog
@@ -20,12 +19,15 @@ def simulate_all(
     mutant: str | None = None,
     *,
     workers: int = 2,
-) -> Iterator[Report]:
-    """Run seeds and yield their reports in order; with `mutant`, all with that bug planted."""
+) -> Generator[Report]:
+    """Run seeds and yield their reports in order; with `mutant`, all with that bug planted.
+
+    Who has seen enough closes it: seeds that are under way are given up.
+    """
     run = partial(_simulate, operations=operations, mutant=mutant)
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_begin) as pool:
-        yield from pool.map(run, seeds)
+    with spawn.Pool(workers, initializer=_begin) as pool:
+        yield from pool.imap(run, seeds)
 
 
 def replay(seed: int, operations: int = OPERATIONS, mutant: str | None = None) -> str:

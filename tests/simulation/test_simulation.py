@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,8 @@ pytestmark = pytest.mark.timeout(7200 if LONG else 900)
 SEEDS = 1_000 if LONG else 20
 SEEDS_TO_FIND = 100 if LONG else 20
 """Within so many seeds every planted bug is found."""
+FOUND_BY = {"blind-record": 5, "no-tombstone": 3, "give-back-first": 2, "position-first": 4}
+"""The seeds that did it last, where not the first one: a short run begins with them."""
 MISHAPS = ("kill", "kill at a unit", "kill a service", "power failure", "freeze", "clock")
 ROOT = Path(__file__).parents[2]
 
@@ -49,8 +53,11 @@ def test_no_seed_breaks_a_promise() -> None:
 @pytest.mark.parametrize("name", MUTANTS)
 def test_planted_bugs_are_found(name: str) -> None:
     """A rule that is not kept is noticed: else that nothing is found would mean nothing."""
-    reports = simulate_all(range(1, SEEDS_TO_FIND + 1), mutant=name)
-    finder = next((report for report in reports if not report.holds), None)
+    seeds = list(range(1, SEEDS_TO_FIND + 1))
+    if not LONG:
+        seeds.sort(key=lambda seed: seed != FOUND_BY.get(name, 1))
+    with closing(simulate_all(seeds, mutant=name)) as reports:
+        finder = next((report for report in reports if not report.holds), None)
     seed = None if finder is None else finder.seed
     figure("C8", f"{name} ({rule(name)[:-1]}): found by seed {seed}")
 
@@ -59,7 +66,8 @@ def test_planted_bugs_are_found(name: str) -> None:
 
 def test_a_seed_is_replayed_exactly() -> None:
     """Two processes that order their sets differently have the same trace of a seed."""
-    traces = [_trace(hash_seed) for hash_seed in ("1", "2")]
+    with ThreadPoolExecutor(2) as both:
+        traces = list(both.map(_trace, ("1", "2")))
 
     assert traces[0] == traces[1]
     assert len(traces[0]) > 100

@@ -126,7 +126,7 @@ def test_a_killed_server_comes_back_with_its_data(own: Settings) -> None:
         row = connection.execute("SELECT answer FROM kept").fetchone()
 
     assert row == (42,)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
 
 
 def test_a_server_that_does_not_answer_says_why(tmp_path: Path) -> None:

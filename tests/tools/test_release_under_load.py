@@ -21,7 +21,7 @@ from tests.consulmesh.xds_world import call
 from tests.tools.test_config_entries import put
 from tools.binaries import ROOT
 
-pytestmark = pytest.mark.timeout(300)  # commands and processes are started one after the other
+pytestmark = pytest.mark.timeout(600)  # commands and processes are started one after the other
 
 OLD, NEW = "1.0.0", "2.0.0"
 WORKERS = 4

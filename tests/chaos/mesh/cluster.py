@@ -14,7 +14,7 @@ from consulmesh.testing.real_consul import consul_program
 
 SERVERS: Final = 3
 POLL: Final = 0.02  # seconds; an election tells nobody
-PATIENCE: Final = 30.0
+PATIENCE: Final = 60.0
 
 
 class Cluster:

@@ -19,7 +19,7 @@ ECHO: Final = "echo"
 BOTH: Final = ("echo-1", "echo-2")
 CALM: Final = 1.0  # seconds of load before something is broken, and after it is mended
 POLL: Final = 0.005  # seconds; a set of endpoints tells nobody of us
-PATIENCE: Final = 30.0
+PATIENCE: Final = 60.0
 
 
 @asynccontextmanager

@@ -32,7 +32,7 @@ from tests.chaos.mesh.members import (
 from tests.consulmesh.consuls import Views
 
 LEADERS: Final = 5 if LONG else 1
-PATIENCE: Final = 30.0
+PATIENCE: Final = 60.0
 
 pytestmark = pytest.mark.timeout(600)
 

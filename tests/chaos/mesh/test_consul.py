@@ -33,9 +33,9 @@ OBSERVED: Final = 600.0 if LONG else 12.0  # seconds after Consul came back empt
 DOUBTED: Final = 0.8 * REREGISTRATION_WINDOW.total_seconds()
 STARTS: Final = 10 if LONG else 1
 UNHEARD: Final = 15.0 if LONG else 4.0  # seconds for which a service that started goes on asking
-BACK: Final = 10.0  # seconds in which all instances are in Consul again
+BACK: Final = 10.0 if LONG else 30.0  # seconds in which all instances are in Consul again
 
-pytestmark = pytest.mark.timeout(180 + 2 * OBSERVED)
+pytestmark = pytest.mark.timeout(600 + 2 * OBSERVED)
 
 
 async def test_d1_consul_and_a_backend_die(tmp_path: Path) -> None:

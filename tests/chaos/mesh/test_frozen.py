@@ -91,6 +91,6 @@ async def test_d5_an_instance_is_frozen(consul: RealConsul, tmp_path: Path) -> N
 
     assert len(reads.failures) <= len(plain.failures)
     assert len(reads.failures) <= max(1, len(reads) // 100)
-    assert max(each.waited for each in writes) < DEADLINE + 1
+    assert max(each.waited for each in writes) < DEADLINE + (1 if LONG else 2)
     assert out < SOON
     assert before[0] <= 0.02 * calls + 100

@@ -33,7 +33,7 @@ CONVERGED: Final = 5.0  # seconds after a partition
 SETTLED: Final = 10.0  # seconds after a slow dependency
 ALLOWED: Final = 0.05  # of descriptors, threads and tasks that may be more than before
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")

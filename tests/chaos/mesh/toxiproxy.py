@@ -17,7 +17,7 @@ import aiohttp
 from consulmesh.testing.ports import free_port
 from tools.binaries import BIN, get, go_on_path
 
-PATIENCE: Final = 10.0  # seconds in which it starts
+PATIENCE: Final = 30.0  # seconds in which it starts
 
 
 class Proxy:

@@ -9,6 +9,7 @@ import pytest
 from tests.chaos.figures import LONG
 from tests.chaos.whole_system.system import WholeSystem, whole_system
 from tests.databases import ENGINES
+from tests.loaded_timetable import LoadedTimetable
 
 _ENGINES: Final = ENGINES if LONG else ("sqlite",)
 
@@ -27,9 +28,11 @@ def folder(request: pytest.FixtureRequest) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="package", params=_ENGINES)
-async def system(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator[WholeSystem]:
+async def system(
+    request: pytest.FixtureRequest, folder: Path, loaded_timetable: LoadedTimetable
+) -> AsyncIterator[WholeSystem]:
     """One system for all rows: what one leaves behind, the next one is judged by too."""
     own = folder / request.param
     own.mkdir()
-    async with whole_system(own, request.param) as started:
+    async with whole_system(own, request.param, loaded_timetable) as started:
         yield started

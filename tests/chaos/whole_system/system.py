@@ -19,6 +19,7 @@ from consulmesh.users import LocalIssuer
 from eventstream import database_url
 from tests.chaos.figures import LONG
 from tests.e2e.conftest import last_words, run
+from tests.loaded_timetable import LoadedTimetable
 from tools import databases
 from tools.programs import Ports, Settings
 
@@ -33,7 +34,7 @@ LIFETIME: Final = timedelta(hours=8)  # of tokens
 
 
 @contextmanager
-def started(folder: Path, engine: str) -> Iterator[Settings]:
+def started(folder: Path, engine: str, timetable: LoadedTimetable) -> Iterator[Settings]:
     """A system of two instances of each service, in a folder and on ports of its own."""
     ports = Ports(
         gateway=free_port(),
@@ -44,7 +45,11 @@ def started(folder: Path, engine: str) -> Iterator[Settings]:
     )
     settings = Settings(run=folder, ports=ports)
     try:
+        if engine == "sqlite":
+            timetable.give(folder)
         up(settings, engine)
+        if engine == "sqlite":
+            timetable.keep(folder)
         yield settings
     finally:
         run(settings, "down")
@@ -143,10 +148,12 @@ class WholeSystem:
 
 
 @asynccontextmanager
-async def whole_system(folder: Path, engine: str) -> AsyncIterator[WholeSystem]:
+async def whole_system(
+    folder: Path, engine: str, timetable: LoadedTimetable
+) -> AsyncIterator[WholeSystem]:
     """A new system and its load, whose capacity has been measured."""
     history = folder / "history.jsonl"
-    with started(folder, engine) as settings, Recorder.open(history) as recorder:
+    with started(folder, engine, timetable) as settings, Recorder.open(history) as recorder:
         async with Subject.attach(settings) as subject:
             system = WholeSystem(
                 settings=settings,

@@ -14,7 +14,7 @@ CALM: Final = 3.0  # seconds of bookings before each end
 READY_WITHIN: Final = 10.0 if LONG else 120.0  # seconds; a short run may share its machine
 
 
-@pytest.mark.timeout(1800 if LONG else 300)
+@pytest.mark.timeout(1800 if LONG else 600)
 async def test_everything_is_killed_at_once(system: WholeSystem) -> None:
     """`up` is all it takes, and everything that was acknowledged is there."""
     seconds: list[float] = []
