@@ -36,8 +36,8 @@ from tests.chaos.figures import LONG, SHARE, at_most, figure
 from tests.chaos.whole_system.system import DAYS, WholeSystem
 from tools.programs import GATEWAY, SERVICES
 
-CALLS: Final = round(10_000 * SHARE) if LONG else 200
-STREAMS: Final = round(1_000 * SHARE) if LONG else 40
+CALLS: Final = round(20_000 * SHARE) if LONG else 200  # half of them are over before they are left
+STREAMS: Final = round(2_000 * SHARE) if LONG else 40
 WARM: Final = 0.2  # of them before anything is counted
 AT_ONCE: Final = 16
 LONGEST: Final = 0.06  # seconds until a caller goes away
