@@ -1,4 +1,5 @@
 # A server of the cluster. Tokens, ACLs, TLS and the gossip key stand in consul.json, which is a Secret.
+# What it shares with consul/agent.hcl stands in both: kustomize reads nothing outside its folder.
 
 server           = true
 bootstrap_expect = 3

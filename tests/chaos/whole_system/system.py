@@ -93,9 +93,11 @@ class WholeSystem:
         """
         usual = self.travellers.api
         self.travellers.api = api or usual
-        async with self.travellers.arriving(share * self.capacity):
-            yield
-        self.travellers.api = usual
+        try:
+            async with self.travellers.arriving(share * self.capacity):
+                yield
+        finally:
+            self.travellers.api = usual
 
     async def kill(self, service: str, instance: str) -> float:
         """`kill -9` an instance and wait until its successor passes; returns the seconds."""

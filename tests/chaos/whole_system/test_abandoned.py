@@ -6,7 +6,7 @@ import random
 import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -88,7 +88,10 @@ class Leavers:
         """So many unary calls, of every kind in turn."""
         await self._all(
             itertools.islice(
-                itertools.cycle((self._searches, self._flight, self._prices, self._books)), count
+                itertools.cycle(
+                    (self._searches, self._flight, self._searches_in_the_mesh, self._books)
+                ),
+                count,
             )
         )
 
@@ -133,7 +136,7 @@ class Leavers:
             self._schedule.GetFlight(schedule_pb2.GetFlightRequest(flight_id=flight), timeout=5)
         )
 
-    async def _prices(self) -> None:
+    async def _searches_in_the_mesh(self) -> None:
         request = search_pb2.SearchItinerariesRequest(query=self._query())
         await self._cancelled(self._search.SearchItineraries(request, timeout=5))
 
@@ -189,11 +192,15 @@ class Leavers:
 
     async def _read(self, stream: grpc.aio.UnaryStreamCall[Any, Any]) -> None:
         """Read a stream for a moment and cancel it."""
-        with suppress(TimeoutError):
+        try:
             async with asyncio.timeout(self._soon()):
                 async for _ in stream:
                     pass
-        self.ends["left" if stream.cancel() else "answered"] += 1
+        except TimeoutError:
+            stream.cancel()
+            self.ends["left"] += 1
+        else:
+            self.ends["answered"] += 1
 
 
 @asynccontextmanager
