@@ -25,6 +25,7 @@ from tests.chaos.launch import Launch
 
 ROOT: Final = Path(__file__).parents[2]
 PATIENCE: Final = 60.0  # seconds in which a process does what it does at once
+TAIL: Final = 2_000  # characters of a log that say why a process ended
 
 
 class DiedError(Exception):
@@ -77,7 +78,7 @@ class Process:
         """Wait until it serves; raises DiedError where it ends first."""
         await self._until(lambda: self._serving or self.status is not None)
         if not self._serving:
-            raise DiedError(f"{self.name} ended with {self.status}: see {self.log}")
+            raise DiedError(f"{self.name} ended with {self.status}: {self._logged()[-TAIL:]}")
 
     async def ended(self, patience: float = PATIENCE) -> int:
         """Wait for its end: its exit status, negative for the signal that ended it."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -74,14 +73,6 @@ def parties(*started: Party) -> Iterator[None]:
     finally:
         for party in started:
             party.kill()
-
-
-def free_port() -> int:
-    """Return a port that nobody has."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def digest(state: mirror.State) -> str:

@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 import pytest
 from sqlalchemy import delete
 
+from consulmesh.testing.ports import free_port
 from eventstream import Database
 from tests.chaos.figures import LONG, figure
 from tests.chaos.stream_parties import (
@@ -19,7 +20,6 @@ from tests.chaos.stream_parties import (
     complete,
     digest,
     followed,
-    free_port,
     head_of,
     left_over,
     load,

@@ -11,6 +11,7 @@ from typing import Final
 import pytest
 from sqlalchemy import Connection
 
+from consulmesh.testing.ports import free_port
 from eventstream import Batch, Database
 from eventstream.outbox import Stored
 from flights.schedule.v1.schedule_pb2 import FlightEvent
@@ -23,7 +24,6 @@ from tests.chaos.stream_parties import (
     digest,
     entries,
     followed,
-    free_port,
     head_of,
     history,
     journal,
