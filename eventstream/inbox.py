@@ -103,12 +103,14 @@ class SqlInbox(Generic[E]):
     that it can't take is taken event by event. `start`, `sweep` and it run on the writer thread.
 
     A unit applies `at_most` so many events, where that is given, else whole batches: then what the
-    source committed at once is here at once, too.
+    source committed at once is here at once, too. The first snapshot of all comes in whole batches
+    either way: nobody is served before it is complete, so no other unit waits for those.
 
     `letters_changed` is set when there are other dead letters than before.
 
     State: `_revision` is that of the position as it was last read or written here (0: no row);
-    `_standing` is what was last known of the dead letters.
+    `_filling` says that the first snapshot is under way; `_standing` is what was last known of the
+    dead letters.
     """
 
     def __init__(
@@ -146,6 +148,7 @@ class SqlInbox(Generic[E]):
             tables.dead_letter, source, apply, clock, jitter
         )
         self._revision = 0
+        self._filling = False
         self._standing = Standing()
 
     async def position(self) -> Cursor | None:
@@ -154,12 +157,14 @@ class SqlInbox(Generic[E]):
         stored = select(self._position).where(mine)
         row = await self._db.read(lambda connection: connection.execute(stored).one_or_none())
         self._revision = 0 if row is None else row.revision
+        self._filling = False
         if row is None or row.epoch is None:
             return None
         return Cursor(epoch=row.epoch, seq=row.seq)
 
     async def start_snapshot(self) -> None:
         """Mark all rows as unseen and forget the cursor; the snapshot replaces dead letters too."""
+        self._filling = not self._revision
         await self._write(self._letters.clear, None, START)
         await self._in_parts(self._start, MARK)
 
@@ -169,13 +174,15 @@ class SqlInbox(Generic[E]):
         Raises PositionMovedError where another consumer has moved the position.
         """
         step = APPLY_ROWS if cursor is None else APPLY
-        for part, reached in _parts(events, cursor, self._at_most):
+        at_most = None if self._filling else self._at_most
+        for part, reached in _parts(events, cursor, at_most):
             await self._write(partial(self._take, events=part, reached=reached), reached, step)
 
     async def complete_snapshot(self, cursor: Cursor) -> None:
         """Remove the rows that are still unseen and store the cursor."""
         await self._in_parts(self._sweep, SWEEP)
         await self._write(lambda _: None, cursor, COMPLETE)
+        self._filling = False
 
     async def dead_letters(self, after: str = "", limit: int = 1_000) -> Sequence[DeadLetter]:
         """Return the next events after a key that could not be applied, by key."""

@@ -270,6 +270,27 @@ async def test_a_long_batch_is_applied_in_parts(db: Database) -> None:
     assert await inbox.position() == at(9)
 
 
+async def test_the_first_snapshot_comes_in_whole_batches(db: Database) -> None:
+    """Nobody is served before it is complete. What comes later is cut, other snapshots too."""
+    sizes: list[int] = []
+
+    def apply_many(connection: Connection, events: Sequence[FlightEvent]) -> None:
+        sizes.append(len(events))
+        for event in events:
+            mirror.apply(connection, event)
+
+    rows = [changed(name, 1, 1) for name in "abc"]
+    inbox = mirror.inbox(db, apply_many=apply_many, at_most=2)
+    for _ in range(2):
+        await inbox.position()
+        await inbox.start_snapshot()
+        await inbox.apply(rows, None)
+        await inbox.complete_snapshot(at(3))
+        await inbox.apply([changed(name, 2, 1) for name in "abc"], at(6))
+
+    assert sizes == [3, 2, 1, 2, 1, 2, 1]
+
+
 async def test_a_batch_that_was_cut_off_goes_on_where_it_was(db: Database) -> None:
     """Parts that are durable are not asked for again: the position is theirs."""
 
