@@ -27,6 +27,7 @@ EARTH_RADIUS_KM = 6_371.0
 NOT_IN_THE_LIST = {"NYC": ("EWR",)}
 """Airports that IATA counts among those of an area, and airportsdata does not."""
 NO_WAY = Leg(km=0, international=False, to_hub=False)
+_WORDS = re.compile(r"\w+")
 _zone = cache(ZoneInfo)  # zoneinfo itself keeps eight
 
 
@@ -132,10 +133,11 @@ class _Index:
 
 def folded(text: str) -> str:
     """A text without case and accents, its words separated by one space."""
-    decomposed = unicodedata.normalize("NFKD", text)
-    plain = "".join(letter for letter in decomposed if not unicodedata.combining(letter))
-    plain = plain.casefold().translate(NOT_DECOMPOSED)
-    return " ".join(re.findall(r"\w+", plain))
+    if not text.isascii():  # hardly any name is not
+        decomposed = unicodedata.normalize("NFKD", text)
+        text = "".join(letter for letter in decomposed if not unicodedata.combining(letter))
+        text = text.casefold().translate(NOT_DECOMPOSED)
+    return " ".join(_WORDS.findall(text.casefold()))
 
 
 def _great_circle(here: Airport, there: Airport) -> float:
