@@ -74,7 +74,10 @@ class Stream:
 
 @ON_SQLITE
 async def test_l7_a_reader_that_stops_is_cut_and_others_go_on(databases: Databases) -> None:
-    """At most 1 MB waits for it until it is cut; a follower beside it sees every change at once."""
+    """At most 1 MB waits for it until it is cut; a follower beside it sees every change at once.
+
+    Its connection is well: the one of a reader that answers no ping either ends sooner.
+    """
     async with mirror.source(databases("source")) as source, mirror.copy(databases("copy")) as copy:
         await load(source, ROWS)
         stream = Stream(source)
@@ -89,8 +92,10 @@ async def test_l7_a_reader_that_stops_is_cut_and_others_go_on(databases: Databas
                 await follower.caught_up.wait()
                 reader.call(PATH)
                 began = time.monotonic()
+                answering = asyncio.create_task(reader.only_answer())
                 delays = await _delays_until(stream.gone, source, copy)
                 seconds = time.monotonic() - began
+                assert answering.cancel()  # its connection stood to the end
                 same = await equal(source, copy)
     waiting = stream.sent[-1] - WINDOW
     delays.sort()

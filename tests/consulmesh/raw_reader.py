@@ -4,7 +4,7 @@ import asyncio
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Never
 
 DATA: Final = 0
 HEADERS: Final = 1
@@ -47,6 +47,14 @@ class RawReader:
         """Take so many more."""
         for stream in (0, _STREAM):
             self._send(WINDOW_UPDATE, 0, stream, struct.pack(">I", octets))
+
+    async def only_answer(self) -> Never:
+        """Answer pings, and take no more than the windows have room for, until cancelled.
+
+        The call's end is not seen: its status waits behind what there is no room for.
+        """
+        while True:
+            await self.frame()
 
     async def frame(self) -> Frame:
         """The next frame of the call."""
