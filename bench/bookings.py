@@ -26,8 +26,8 @@ from typing import Final
 from bench.booking_services import SERVICES, Fleet, Usage, fleet, flights_to_book
 from bench.durable import ENGINES
 from consulmesh import event_loop, logs
+from consulmesh.local_issuer import LocalIssuer
 from consulmesh.testing import StaticMesh
-from consulmesh.users import LocalIssuer
 from flights.booking.v1 import booking_pb2
 from flights.booking.v1.booking_pb2_grpc import BookingServiceStub
 from flights.pricing.v1 import pricing_pb2

@@ -49,8 +49,9 @@ from consulmesh.channel import CHANNEL_OPTIONS
 from consulmesh.event_loop import EventLoop
 from consulmesh.garbage import collected_rarely
 from consulmesh.keys import KeyFile
+from consulmesh.local_issuer import DEFAULT_AUDIENCE, DEFAULT_ISSUER, LocalIssuer
 from consulmesh.testing import channel_to, running
-from consulmesh.users import DEFAULT_AUDIENCE, DEFAULT_ISSUER, LocalIssuer, TokenVerifier
+from consulmesh.users import TokenVerifier
 from consulmesh.wellknown import money, timestamp
 from flights.booking.v1.booking_pb2_grpc import BookingServiceStub
 from flights.pricing.v1.pricing_pb2_grpc import PricingServiceStub

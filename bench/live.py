@@ -31,9 +31,10 @@ from sqlalchemy import MetaData
 from bench.overhead import Child
 from bench.steady import times
 from consulmesh import event_loop, wellknown
+from consulmesh.local_issuer import LocalIssuer
 from consulmesh.testing import StaticMesh, running
 from consulmesh.topology import Topology
-from consulmesh.users import LocalIssuer, TokenVerifier
+from consulmesh.users import TokenVerifier
 from eventstream import Database, Feed, Outbox
 from flights.booking.v1.booking_pb2_grpc import BookingServiceStub
 from flights.pricing.v1 import pricing_pb2 as pb

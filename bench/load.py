@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from consulmesh import logs
-from consulmesh.users import LocalIssuer
+from consulmesh.local_issuer import LocalIssuer
 from consulmesh.xds.bootstrap import FILE_VARIABLE
 from tools.binaries import ROOT
 from tools.operators import joined, xds

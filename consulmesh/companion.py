@@ -23,12 +23,12 @@ import structlog
 
 from consulmesh.config import ConfigError, MeshConfig
 from consulmesh.consul_api import ConsulApi, ConsulError, Query
-from consulmesh.identity import write_private
 from consulmesh.instances import Listed
 from consulmesh.lifecycle import drained_by_signals
 from consulmesh.member import literal
 from consulmesh.mesh import Mesh, run
 from consulmesh.operators import PATIENCE
+from consulmesh.private import write_private
 from consulmesh.xds.bootstrap import SHARED_ADS
 from consulmesh.xds.messages import add_AggregatedDiscoveryServiceServicer_to_server
 
@@ -75,7 +75,7 @@ async def once(service: str, config: MeshConfig) -> None:
 
 def _publish(mesh: Mesh, bootstrap: str) -> None:
     file = mesh.folder / BOOTSTRAP
-    write_private(file, f"{bootstrap}\n".encode())
+    write_private(file, f"{bootstrap}\n".encode(), durable=False)
     _log.info("bootstrap", service=mesh.service, file=str(file))
 
 

@@ -10,9 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-import os
 import random
-import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -29,6 +27,7 @@ from prometheus_client import Gauge
 
 from consulmesh.anchors import constrained
 from consulmesh.connect_ca import Authority, Roots
+from consulmesh.private import private_bytes, write_private
 from consulmesh.spiffe import SpiffeId
 from consulmesh.xds.clusters import PROVIDER
 
@@ -174,7 +173,7 @@ class Identity:
             self._former = former
             self.domains = (roots.domain, *self.domains[:1])
             self.on_domains()
-        write_private(self._folder / "roots.pem", self._bundle())
+        self._write("roots.pem", self._bundle())
         self._show()
         self._news.set()
         _log.info("roots", active=roots.active, domain=roots.domain)
@@ -210,14 +209,18 @@ class Identity:
     def _take(self, certificate: Certificate, roots: Roots) -> None:
         self.certificate = certificate
         self._signer = roots.active
-        write_private(self._folder / "key.pem", self._private())
-        write_private(self._folder / "certificate.pem", certificate.chain)
+        self._write("key.pem", self._private())
+        self._write("certificate.pem", certificate.chain)
         self._show()
         _expiry.set(certificate.ends.timestamp())
         self.ready.set()
         _log.info(
             "certificate", subject=str(certificate.subject), ends=certificate.ends.isoformat()
         )
+
+    def _write(self, name: str, content: bytes) -> None:
+        """Write a file for this process alone, which has no need of it once it has ended."""
+        write_private(self._folder / name, content, durable=False)
 
     def _show(self) -> None:
         if self.certificate is not None:
@@ -273,25 +276,3 @@ def signing_request(
 def dns_name(service: str) -> str:
     """Return the name of a service for clients that verify certificates by DNS names."""
     return f"{service}.service.consul"
-
-
-def private_bytes(key: ec.EllipticCurvePrivateKey) -> bytes:
-    """Return a key as PEM, not encrypted."""
-    return key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """Write a file that only its owner may read, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handle, draft = tempfile.mkstemp(dir=path.parent)  # made with mode 0600
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(draft).replace(path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise

@@ -1,4 +1,4 @@
-"""End users: bearer tokens (JWT) verified against their issuer's public keys, and a local issuer.
+"""End users: bearer tokens (JWT) verified against their issuer's public keys.
 
 Tokens follow RFC 9068 (`typ` is `at+jwt`), as far as the configuration does not say otherwise;
 verification follows RFC 8725. The verifier says the same text for whatever is wrong with a token.
@@ -6,15 +6,11 @@ verification follows RFC 8725. The verifier says the same text for whatever is w
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import time
-import uuid
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from hashlib import sha256
@@ -22,28 +18,21 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 import jwt
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from jwt import PyJWK
-from jwt.algorithms import ECAlgorithm
 
 from consulmesh.config import ConfigError, Environment, duration
 from consulmesh.errors import Unauthenticated
 from consulmesh.keys import ALGORITHMS, DEFAULT_ALGORITHMS, KeyFile, KeySource
+from consulmesh.local_issuer import DEFAULT_AUDIENCE, DEFAULT_ISSUER, TYPE
 from consulmesh.oidc import DEFAULT_PACE, OidcKeys, issuer_url
 
-_ALGORITHM: Final = "ES256"
-_TYPE: Final = "at+jwt"
-_TYPES: Final = frozenset({_TYPE})
+_TYPES: Final = frozenset({TYPE})
 _NO_TYPE: Final = "absent"  # how a setting names the type of a token that has none
 _ROLES: Final = ("roles",)
 _REQUIRED: Final = ["exp", "iat", "iss", "aud", "sub"]
 _CLOCK_SKEW: Final = timedelta(seconds=5)
 _LONGEST_TOKEN: Final = 4096
 _REMEMBERED: Final = 4096  # tokens
-
-DEFAULT_ISSUER: Final = "https://issuer.flightmesh.local"
-DEFAULT_AUDIENCE: Final = "flightmesh"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,93 +248,3 @@ def _path(text: str) -> tuple[str, ...]:
     if not all(path):
         raise ValueError(f"{text!r} is neither a claim nor a path of claims such as a.b")
     return path
-
-
-class LocalIssuer:
-    """An issuer for development: makes its key pair and `jwks.json` in the folder when absent.
-
-    Several processes may do so at once: they agree on one key.
-    """
-
-    def __init__(
-        self, folder: Path, issuer: str = DEFAULT_ISSUER, audience: str = DEFAULT_AUDIENCE
-    ) -> None:
-        self._issuer = issuer
-        self._audience = audience
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _locked(folder / ".lock"):
-            self._key = _private_key(folder / "key.pem")
-            self._kid = _publish(folder / "jwks.json", self._key.public_key())
-
-    def token(
-        self, subject: str, roles: Iterable[str], lifetime: timedelta = timedelta(hours=1)
-    ) -> str:
-        """A signed access token."""
-        now = int(time.time())
-        claims = {
-            "iss": self._issuer,
-            "aud": self._audience,
-            "sub": subject,
-            "roles": sorted(roles),
-            "iat": now,
-            "nbf": now,
-            "exp": now + int(lifetime.total_seconds()),
-            "jti": uuid.uuid4().hex,
-        }
-        return jwt.encode(
-            claims, self._key, algorithm=_ALGORITHM, headers={"kid": self._kid, "typ": _TYPE}
-        )
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _private_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    if not path.exists():
-        fresh = ec.generate_private_key(ec.SECP256R1())
-        _write(
-            path,
-            fresh.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            ),
-        )
-    key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise ValueError(f"{path} holds no elliptic curve key")  # noqa: TRY004 - the file's fault
-    return key
-
-
-def _publish(path: Path, key: ec.EllipticCurvePublicKey) -> str:
-    """Writes the public key's set unless it is there, and returns the key's id."""
-    jwk = ECAlgorithm.to_jwk(key, as_dict=True)
-    kid = jwt.utils.base64url_encode(_thumbprint(jwk)).decode()
-    content = json.dumps({"keys": [{**jwk, "kid": kid, "use": "sig", "alg": _ALGORITHM}]}).encode()
-    if not path.exists() or path.read_bytes() != content:
-        _write(path, content)
-    return kid
-
-
-def _thumbprint(jwk: Mapping[str, Any]) -> bytes:
-    """RFC 7638."""
-    members = {name: jwk[name] for name in ("crv", "kty", "x", "y")}
-    return sha256(json.dumps(members, separators=(",", ":"), sort_keys=True).encode()).digest()
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Atomically, for the owner's eyes only."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)

@@ -22,8 +22,8 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.descriptor_pb2 import MethodOptions
 from requests import RequestException
 
+from consulmesh.administration import Administration
 from consulmesh.config import ConfigError, MeshConfig
-from consulmesh.consul_api import Administration
 from tools.binaries import ROOT
 from tools.credentials import MANAGEMENT, environment
 

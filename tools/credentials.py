@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from consulmesh import operators
-from consulmesh.identity import private_bytes, write_private
+from consulmesh.private import private_bytes, write_private
 
 MANAGEMENT: Final = "management"
 """The token that may do anything: `make up` has Consul made so."""

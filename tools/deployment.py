@@ -21,16 +21,16 @@ from consul.exceptions import ConsulException
 from consul.std import Consul
 from requests import RequestException
 
+from consulmesh.administration import Administration
 from consulmesh.config import ConfigError, MeshConfig
-from consulmesh.consul_api import Administration
-from consulmesh.identity import write_private
+from consulmesh.local_issuer import LocalIssuer
 from consulmesh.operators import OPERATOR
-from consulmesh.users import LocalIssuer
-from tools import secure
+from consulmesh.private import write_private
 from tools.binaries import ROOT
 from tools.config_entries import bring
 from tools.credentials import AGENT, CONSUL, MANAGEMENT, RELEASES, Credentials
 from tools.programs import DURABLE, GATEWAY, IDENTITIES
+from tools.rights import grant
 
 ALL: Final = "all"
 """Who has every secret: what makes them, and `setup`."""
@@ -160,7 +160,7 @@ def setup(folder: Path) -> list[str]:
     management = credentials.token(MANAGEMENT)
     with Administration(config.consul_url, management, _TIMEOUT, config.consul_roots) as client:
         _wait(client)
-        secure.grant(client, credentials)
+        grant(client, credentials)
         return bring(client)
 
 

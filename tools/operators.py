@@ -22,17 +22,12 @@ from typing import Any, Final
 import grpc
 
 from consulmesh import Mesh, MeshConfig, logs
+from consulmesh.client_certificate import ClientCertificate, ImpostorError, client_certificate
 from consulmesh.consul_api import ConsulApi, ConsulError, Query
-from consulmesh.identity import dns_name, write_private
+from consulmesh.identity import dns_name
 from consulmesh.mesh import ADMIN_PORT
-from consulmesh.operators import (
-    FOLDER,
-    OPERATOR,
-    PATIENCE,
-    ClientCertificate,
-    ImpostorError,
-    client_certificate,
-)
+from consulmesh.operators import FOLDER, OPERATOR, PATIENCE
+from consulmesh.private import write_private
 from consulmesh.xds.bootstrap import FILE_VARIABLE
 from tools.binaries import ROOT, get
 from tools.programs import ADS, GATEWAY, SERVICES, Settings

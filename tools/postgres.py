@@ -21,9 +21,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-import psycopg
-from sqlalchemy.engine import make_url
-
 from tools import announce, databases
 from tools.programs import POSTGRES, Program, Settings
 from tools.supervision import Supervisor, fail_if_given_up, until
@@ -89,6 +86,8 @@ def alone(run: Path) -> Iterator[Settings]:
 
 def refusal(url: str) -> str | None:
     """Why a server can't be used now; None when it answers."""
+    import psycopg  # noqa: PLC0415 - 0.1 s, and SQLite needs none of it
+
     try:
         psycopg.connect(libpq(url), connect_timeout=5).close()
     except psycopg.Error as error:
@@ -98,6 +97,8 @@ def refusal(url: str) -> str | None:
 
 def libpq(url: str) -> str:
     """A URL as the driver takes it."""
+    from sqlalchemy.engine import make_url  # noqa: PLC0415 - 0.2 s, as above
+
     return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
 
 

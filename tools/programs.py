@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-from consulmesh.identity import write_private
 from consulmesh.operators import OPERATOR
+from consulmesh.private import write_private
 from tools.binaries import ROOT
 from tools.credentials import Credentials
 

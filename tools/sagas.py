@@ -18,8 +18,8 @@ from requests import RequestException
 
 from consulmesh import Mesh, MeshConfig, logs
 from consulmesh.errors import Status
+from consulmesh.local_issuer import LocalIssuer
 from consulmesh.operators import OPERATOR, PATIENCE
-from consulmesh.users import LocalIssuer
 from consulmesh.wellknown import instant
 from flights.booking.v1 import booking_pb2 as pb
 from flights.booking.v1.booking_pb2_grpc import BookingServiceStub

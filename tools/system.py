@@ -19,9 +19,9 @@ import psutil
 from consul.exceptions import ConsulException
 from requests import RequestException
 
-from consulmesh.consul_api import Administration
+from consulmesh.administration import Administration
+from consulmesh.local_issuer import LocalIssuer
 from consulmesh.operators import OPERATOR
-from consulmesh.users import LocalIssuer
 from tools import announce, databases, postgres, secure, shards
 from tools.binaries import ROOT, get
 from tools.config_entries import bring
@@ -78,11 +78,13 @@ def up(settings: Settings, database: str | None, profile: bool | None) -> None: 
 
 def let_in(settings: Settings, supervisor: Supervisor, base: list[Program]) -> None:
     """Have Consul know the tokens before a process shows one; `base` is started for it."""
+    from tools.rights import grant  # noqa: PLC0415 - 0.2 s, and other profiles need none of it
+
     if base:
         announce.changes(supervisor.update(base))
     with administration(settings, MANAGEMENT) as client:
         wait_for_consul(settings, supervisor, client)
-        secure.grant(client, settings.credentials)
+        grant(client, settings.credentials)
 
 
 def administration(settings: Settings, by: str = OPERATOR) -> Administration:

@@ -17,11 +17,12 @@ from typing import Final
 import grpc
 
 from consulmesh import event_loop, logs
+from consulmesh.client_certificate import ClientCertificate, client_certificate
 from consulmesh.config import ConfigError, MeshConfig
 from consulmesh.consul_api import ConsulApi, ConsulError
 from consulmesh.debug import policy, process, text
 from consulmesh.instances import Locality
-from consulmesh.operators import ClientCertificate, client_certificate, environment
+from consulmesh.operators import environment
 from consulmesh.xds.resources import resources
 
 _USED_WRONGLY: Final = 2

@@ -13,6 +13,7 @@ from typing import Any, Final
 import grpc
 
 from consulmesh.channel import CHANNEL_OPTIONS
+from consulmesh.client_certificate import ImpostorError
 from consulmesh.consul_api import ConsulApi, Query
 from consulmesh.debug.asking import reason
 from consulmesh.debug.connections import Connection, connections, sample, state
@@ -21,7 +22,6 @@ from consulmesh.debug.policy import NotShownError
 from consulmesh.debug.reading import ConfigRead, address_text, read
 from consulmesh.instances import Instance, Listed, Locality
 from consulmesh.mesh import ADMIN_PORT
-from consulmesh.operators import ImpostorError
 from consulmesh.xds.resources import Resources
 
 WINDOW: Final = timedelta(seconds=1)

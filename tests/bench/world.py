@@ -15,9 +15,10 @@ from bench.checker import Recorder, Urls, booking_told, quote_told
 from bench.checker.judgement import read, unfinished
 from consulmesh import MeshConfig
 from consulmesh.keys import KeyFile
+from consulmesh.local_issuer import DEFAULT_AUDIENCE, DEFAULT_ISSUER, LocalIssuer
 from consulmesh.testing import StaticMesh
 from consulmesh.testing.ports import free_port
-from consulmesh.users import DEFAULT_AUDIENCE, DEFAULT_ISSUER, LocalIssuer, TokenVerifier
+from consulmesh.users import TokenVerifier
 from eventstream import Database
 from flights.booking.v1 import booking_pb2
 from flights.booking.v1.booking_pb2_grpc import BookingServiceStub

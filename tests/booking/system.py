@@ -24,8 +24,9 @@ from booking.timed_work import TimedWork
 from booking.timetable import schedule_follower, schedule_inbox
 from booking.upstreams import PricingQuotes, ScheduleSeats
 from consulmesh.keys import KeyFile
+from consulmesh.local_issuer import DEFAULT_AUDIENCE, DEFAULT_ISSUER, LocalIssuer
 from consulmesh.testing import serving
-from consulmesh.users import DEFAULT_AUDIENCE, DEFAULT_ISSUER, LocalIssuer, TokenVerifier
+from consulmesh.users import TokenVerifier
 from eventstream import Database, Feed, Lease
 from flights.booking.v1 import booking_pb2 as pb
 from flights.booking.v1.booking_pb2_grpc import (

@@ -14,8 +14,8 @@ import grpc
 from google.protobuf.message import Message
 
 from bench.checker import Recorder, booking_told, quote_told
+from consulmesh.local_issuer import LocalIssuer
 from consulmesh.testing import StaticMesh
-from consulmesh.users import LocalIssuer
 from flights.booking.v1 import booking_pb2
 from flights.booking.v1.booking_pb2_grpc import BookingServiceStub
 from flights.pricing.v1 import pricing_pb2

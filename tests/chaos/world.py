@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Final
 
 from bench.checker import Urls
+from consulmesh.local_issuer import LocalIssuer
 from consulmesh.testing import StaticMesh
 from consulmesh.testing.ports import free_port
-from consulmesh.users import LocalIssuer
 from tests.chaos.launch import Launch, Pace
 from tests.chaos.processes import Process, Zygote
 from tests.chaos.timetable import first_day

@@ -24,9 +24,9 @@ from prometheus_client import REGISTRY, generate_latest
 from consulmesh import Mesh
 from consulmesh.connect_ca import ConsulAuthority
 from consulmesh.identity import Identity
+from consulmesh.local_issuer import LocalIssuer
 from consulmesh.logs import AccessRecord
 from consulmesh.spiffe import SpiffeId
-from consulmesh.users import LocalIssuer
 from consulmesh.xds.messages import (
     AggregatedDiscoveryServiceStub,
     DiscoveryRequest,

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 from consulmesh.errors import Unauthenticated
 from consulmesh.keys import KeyFile
-from consulmesh.users import LocalIssuer, TokenVerifier, User
+from consulmesh.local_issuer import LocalIssuer
+from consulmesh.users import TokenVerifier, User
 
 ISSUER = "https://issuer.example"
 AUDIENCE = "mesh"

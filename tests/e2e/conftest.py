@@ -12,8 +12,8 @@ from typing import Final
 import pytest
 
 from bench.subject import Subject
+from consulmesh.local_issuer import LocalIssuer
 from consulmesh.testing.ports import free_port
-from consulmesh.users import LocalIssuer
 from tests.chaos.figures import LONG
 from tests.loaded_timetable import LoadedTimetable
 from tools.binaries import ROOT

@@ -8,7 +8,7 @@ import pytest
 
 from bench.steady import some_searches
 from bench.subject import Subject
-from consulmesh.users import LocalIssuer
+from consulmesh.local_issuer import LocalIssuer
 from tests.rest_client import Api, generate
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from bench.steady import some_searches
 from bench.subject import Subject
-from consulmesh.users import LocalIssuer
+from consulmesh.local_issuer import LocalIssuer
 from tests.chaos.figures import figure
 from tests.e2e.test_walk import found, quoted
 

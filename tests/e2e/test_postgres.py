@@ -9,7 +9,7 @@ import pytest
 
 from bench.steady import some_searches
 from bench.subject import Subject
-from consulmesh.users import LocalIssuer
+from consulmesh.local_issuer import LocalIssuer
 from tests.e2e.conftest import last_words, run, started
 from tests.e2e.test_walk import booked, found, quoted
 from tools.programs import Settings

@@ -21,13 +21,14 @@ import pytest
 from bench import oracle
 from bench.steady import some_searches
 from bench.subject import Subject
+from consulmesh.client_certificate import client_certificate
 from consulmesh.config import MeshConfig
 from consulmesh.consul_api import ConsulApi
 from consulmesh.errors import Status
 from consulmesh.identity import dns_name
+from consulmesh.local_issuer import LocalIssuer
 from consulmesh.mesh import ADMIN_PORT
-from consulmesh.operators import OPERATOR, client_certificate
-from consulmesh.users import LocalIssuer
+from consulmesh.operators import OPERATOR
 from tests.consulmesh.processes import Process
 from tests.e2e.conftest import run, started
 from tests.e2e.test_walk import booked, found, quoted

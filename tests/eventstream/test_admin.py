@@ -5,8 +5,9 @@ import grpc
 import pytest
 
 from consulmesh.errors import Status
+from consulmesh.local_issuer import LocalIssuer
 from consulmesh.testing import serving
-from consulmesh.users import LocalIssuer, TokenVerifier
+from consulmesh.users import TokenVerifier
 from eventstream import Database, SqlInbox, add_inbox_service
 from flights.schedule.v1.schedule_pb2 import FlightEvent
 from streams.v1 import inbox_pb2 as pb

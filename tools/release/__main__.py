@@ -17,8 +17,8 @@ from consul.exceptions import ConsulException
 from consul.std import Consul
 from requests import RequestException
 
+from consulmesh.administration import Administration
 from consulmesh.config import ConfigError, MeshConfig, duration, semantic_version
-from consulmesh.consul_api import Administration
 from consulmesh.xds.matching import UnmatchableError, route_match
 from tools import announce
 from tools.credentials import RELEASES, environment

@@ -14,8 +14,8 @@ from bench.checker import Recorder, Report, Urls, judge, read_file, under_way
 from bench.recorded_api import RecordedApi, Tally, User
 from bench.subject import POLL, Subject
 from bench.travellers import Market, Travellers
+from consulmesh.local_issuer import LocalIssuer
 from consulmesh.testing.ports import free_port
-from consulmesh.users import LocalIssuer
 from eventstream import database_url
 from tests.chaos.figures import LONG
 from tests.e2e.conftest import last_words, run

@@ -24,7 +24,7 @@ from bench.steady import query_of, some_searches
 from bench.subject import POLL
 from bench.travellers import Market
 from consulmesh import Mesh, MeshConfig
-from consulmesh.users import LocalIssuer
+from consulmesh.local_issuer import LocalIssuer
 from flights.pricing.v1 import pricing_pb2
 from flights.pricing.v1.pricing_pb2_grpc import PricingServiceStub
 from flights.schedule.v1 import schedule_pb2
