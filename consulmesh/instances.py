@@ -8,7 +8,12 @@ from enum import StrEnum
 from typing import Any, Self
 
 MAINTENANCE = ("_service_maintenance:", "_node_maintenance")
-REREGISTRATION_WINDOW = timedelta(seconds=10)
+REREGISTRATION_WINDOW = timedelta(seconds=40)
+"""Until an agent that lost its state has told Consul of all instances again.
+
+They tell the agent within 5 s of its return. Where one does so during a full sync, the agent's
+anti-entropy is silent for 15 to 30 s (`retryFullSync` in Consul's agent/ae, as of 1.22).
+"""
 
 
 class Status(StrEnum):

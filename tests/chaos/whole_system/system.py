@@ -55,10 +55,11 @@ def started(folder: Path, engine: str, timetable: LoadedTimetable) -> Iterator[S
         run(settings, "down")
 
 
-def up(settings: Settings, engine: str) -> None:
-    """Bring it up; returns when all of it is ready."""
+def up(settings: Settings, engine: str) -> str:
+    """Bring it up; returns what the command said once all of it is ready."""
     done = run(settings, "up", "--replicas", str(REPLICAS), "--database", engine)
     assert done.returncode == 0, done.stdout + done.stderr + last_words(settings.logs)
+    return done.stdout
 
 
 @dataclass(slots=True)
