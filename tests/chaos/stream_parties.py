@@ -17,7 +17,7 @@ from eventstream.outbox import Head, Stored
 from flights.schedule.v1.schedule_pb2 import Flight, FlightEvent
 from streams.v1.stream_pb2 import Cursor
 from tests.chaos.figures import LONG
-from tests.chaos.stream_process import JOURNAL, JOURNAL_METADATA, Entry, entry, inbox
+from tests.chaos.stream_process import JOURNAL, Entry, entry, inbox
 from tests.eventstream import mirror
 from tests.eventstream.conftest import NOW
 from tests.eventstream.test_follower import following
@@ -106,7 +106,6 @@ async def head_of(source: Database) -> Head:
 
 async def stand_at(copy: Database, epoch: str, seq: int) -> None:
     """Let a copy stand at a position, as after a whole snapshot."""
-    await copy.write(JOURNAL_METADATA.create_all)
     standing = inbox(copy)
     await standing.position()
     await standing.start_snapshot()

@@ -2,10 +2,11 @@
 
     python -m tests.chaos.stream_process producer URL PORT UPTO SEED
     python -m tests.chaos.stream_process consumer URL PORT
+    python -m tests.chaos.stream_process witness URL PORT
 
 The producer serves the stream at PORT and changes flights at random until its history has UPTO
-events. The consumer keeps, beside its copy, a journal of every event as it was applied. Both end
-with their standard input, that is with whoever started them.
+events. A witness is a consumer that keeps, beside its copy, a journal of every event as it was
+applied. All end with their standard input, that is with whoever started them.
 """
 
 import asyncio
@@ -13,9 +14,9 @@ import os
 import random
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import BigInteger, Column, Connection, Integer, MetaData, String, Table, insert
 
@@ -44,16 +45,18 @@ def entry(event: FlightEvent) -> Entry:
     return changed.flight_id, changed.version
 
 
-def apply_many(connection: Connection, events: Sequence[FlightEvent]) -> None:
+def witness(connection: Connection, events: Sequence[FlightEvent]) -> None:
     """Apply a batch to the copy, and write it down."""
     mirror.apply_many(connection, events)
     rows = [{"flight_id": name, "version": version} for name, version in map(entry, events)]
     connection.execute(insert(JOURNAL), rows)
 
 
-def inbox(db: Database) -> SqlInbox[FlightEvent]:
-    """Return the inbox of a copy with a journal; what it can't take in whole it does not take."""
-    return mirror.inbox(db, apply_many=apply_many, apply=_refuse)
+def inbox(
+    db: Database, apply: Callable[[Connection, Sequence[FlightEvent]], None] = mirror.apply_many
+) -> SqlInbox[FlightEvent]:
+    """Return the inbox of a copy; what it can't take in whole it does not take."""
+    return mirror.inbox(db, apply_many=apply, apply=_refuse)
 
 
 def _refuse(_connection: Connection, event: FlightEvent) -> None:
@@ -88,8 +91,21 @@ def _told(connection: Connection) -> int:
 async def consume(url: str, port: int) -> None:
     """Follow for ever."""
     async with mirror.copy(url) as db, mirror.calling(port) as watch:
-        await db.write(JOURNAL_METADATA.create_all)
         await Follower("flights", watch, inbox(db)).run()
+
+
+async def bear_witness(url: str, port: int) -> None:
+    """Follow for ever, with a journal."""
+    async with mirror.copy(url) as db, mirror.calling(port) as watch:
+        await db.write(JOURNAL_METADATA.create_all)
+        await Follower("flights", watch, inbox(db, witness)).run()
+
+
+_ROLES: Final[Mapping[str, Callable[..., Coroutine[Any, Any, None]]]] = {
+    "producer": produce,
+    "consumer": consume,
+    "witness": bear_witness,
+}
 
 
 def _end_with_parent() -> None:
@@ -100,8 +116,7 @@ def _end_with_parent() -> None:
 def main(role: str, url: str, *numbers: str) -> None:
     """Entry point."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    work = produce if role == "producer" else consume
-    asyncio.run(work(url, *map(int, numbers)))
+    asyncio.run(_ROLES[role](url, *map(int, numbers)))
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ async def test_s1_nothing_is_lost_doubled_or_reordered(databases: Databases, eng
     async with mirror.source(urls[0]) as source, mirror.copy(urls[1]) as copy:
         await stand_at(copy, (await head_of(source)).epoch, 0)
         producer = Party("producer", urls[0], port, EVENTS, SEED)
-        consumer = Party("consumer", urls[1], port)
+        consumer = Party("witness", urls[1], port)
         with parties(producer, consumer):
             victims = [producer, consumer] * KILLS
             for victim in chance.sample(victims, KILLS):
