@@ -29,24 +29,20 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Catalog": "catalog",
-    "Check": "registration",
-    "ConfigError": "config",
-    "Instance": "instances",
-    "Member": "member",
-    "Mesh": "mesh",
-    "MeshConfig": "config",
-    "Registration": "registration",
-    "Upstream": "catalog",
-    "run": "mesh",
+    "catalog": ("Catalog", "Upstream"),
+    "config": ("ConfigError", "MeshConfig"),
+    "instances": ("Instance",),
+    "member": ("Member",),
+    "mesh": ("Mesh", "run"),
+    "registration": ("Check", "Registration"),
 }
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
-if not TYPE_CHECKING:  # a type checker knows the names above, and that there are no others
+if not TYPE_CHECKING:  # to a type checker a name that is not there must be an error
 
     def __getattr__(name: str) -> object:
-        """Import what the package is asked for (PEP 562)."""
-        if name not in _MODULES:
+        if name not in _MODULE_OF:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        found = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-        globals()[name] = found
-        return found
+        value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+        globals()[name] = value
+        return value
