@@ -12,7 +12,7 @@ REREGISTRATION_WINDOW = timedelta(seconds=40)
 """Until an agent that lost its state has told Consul of all instances again.
 
 They tell the agent within 5 s of its return. Where one does so during a full sync, the agent's
-anti-entropy is silent for 15 to 30 s (`retryFullSync` in Consul's agent/ae, as of 1.22).
+anti-entropy is silent for 15 to 30 s (`retryFullSync` in Consul's agent/ae; met with 1.22).
 """
 
 
